@@ -1,0 +1,1 @@
+"""Darkroom: image generation with diffusers as a serverless, queue-triggered service on AWS."""

@@ -1,0 +1,269 @@
+"""``darkroom``: the whole path on this machine, or against a deployment."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.request
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from . import tasks
+from .errors import DarkroomError, Internal
+from .logs import logger
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .status import Status
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts")]
+Endpoint = Annotated[
+    str | None, typer.Option(help="Use the AWS at this URL (BUCKET and QUEUE_URL set) in place of the embedded one")
+]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Hub id, folder or s3://bucket/prefix")]
+Prompt = Annotated[str | None, typer.Argument(help="What to draw")]
+Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What to keep out of the picture")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps, 1 to 200")]
+Guidance = Annotated[float | None, typer.Option("--guidance", help="How closely to follow the prompt, 0 to 50")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same picture")]
+Width = Annotated[int | None, typer.Option(help="Pixels")]
+Height = Annotated[int | None, typer.Option(help="Pixels")]
+Number = Annotated[int | None, typer.Option("--num-images", help="1 to 8")]
+Format = Annotated[str | None, typer.Option("--format", help="png, jpeg or webp")]
+Quality = Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp")]
+Name = Annotated[str | None, typer.Option("--task-id", help="Names the task")]
+
+
+def main() -> None:
+    """Exit status: 0 done, 1 the task failed or something broke, 2 the command line or a setting is wrong."""
+    try:
+        app()
+    except DarkroomError as fault:
+        err.print(f"[red]{fault.code}[/red] {fault.message}", highlight=False, markup=True)
+        sys.exit(2 if fault.http_status == 422 else 1)
+
+
+@app.command()
+def invoke(
+    prompt: Prompt = None,
+    negative_prompt: Negative = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
+    width: Width = None,
+    height: Height = None,
+    num_images: Number = None,
+    output_format: Format = None,
+    quality: Quality = None,
+    task_id: Name = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures")] = Path("pictures"),
+    event: Annotated[Path | None, typer.Option(help="Feed this recorded SQS event to the handler instead")] = None,
+    model: ModelOption = None,
+    endpoint: Endpoint = None,
+    as_json: Json = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the handlers' log")] = False,
+) -> None:
+    """Draws a picture through the whole path: SQS, worker, pipeline, S3, presigned URL."""
+    from .local.session import invoke_event, invoke_request, surroundings
+
+    if (prompt is None) == (event is None):
+        raise typer.BadParameter("give a prompt or --event FILE, one of them")
+    logger.setLevel("INFO" if verbose else "CRITICAL")
+    with surroundings(endpoint, model) as settings:
+        if event is not None:
+            results = invoke_event(settings, json.loads(event.read_text()))
+        else:
+            asked = _body(
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                seed=seed,
+                width=width,
+                height=height,
+                num_images=num_images,
+                output_format=output_format,
+                quality=quality,
+                task_id=task_id,
+            )
+            results = [invoke_request(settings, asked, quiet=as_json)]
+        for result in results:
+            result["files"] = [str(path) for path in download(result, out)]
+        _show(results, as_json=as_json)
+    if any(result["status"] != "completed" for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0 takes a free one")] = 8000,
+    model: ModelOption = None,
+    endpoint: Endpoint = None,
+) -> None:
+    """Serves the HTTP API with a worker beside it until Ctrl-C."""
+    from .local.session import serve_forever, surroundings
+
+    with surroundings(endpoint, model) as settings:
+        if not endpoint:
+            err.print(f"embedded AWS at {settings.aws_endpoint_url}, bucket {settings.bucket}", highlight=False)
+        serve_forever(settings, port, lambda text: err.print(text, highlight=False))
+
+
+@app.command()
+def worker() -> None:
+    """Serves the queue until SIGTERM: what the container does outside Lambda."""
+    from .worker import main as work
+
+    raise typer.Exit(work())
+
+
+@app.command()
+def submit(
+    prompt: Annotated[str, typer.Argument(help="What to draw")],
+    negative_prompt: Negative = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
+    num_images: Number = None,
+    task_id: Name = None,
+    as_json: Json = False,
+) -> None:
+    """Records and queues a task of the deployment that BUCKET and QUEUE_URL name; prints its id."""
+    from .storage import TaskStore
+    from .submit import Submit
+    from .taskqueue import TaskQueue
+
+    settings = Settings.load()
+    asked = _body(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        num_images=num_images,
+        task_id=task_id,
+    )
+    record = Submit(settings, TaskStore(settings), TaskQueue(settings)).submit(json.dumps(asked))
+    typer.echo(json.dumps({"task_id": record.task_id, "status": record.status}) if as_json else record.task_id)
+
+
+@app.command()
+def status(task_id: str, as_json: Json = False) -> None:
+    """Shows a task: its record, with presigned URLs."""
+    _show([_status().result(task_id)], as_json=as_json)
+
+
+@app.command()
+def wait(
+    task_id: str,
+    timeout: Annotated[float, typer.Option(help="Seconds")] = 600,
+    out: Annotated[Path | None, typer.Option(help="Folder for the pictures")] = None,
+    as_json: Json = False,
+) -> None:
+    """Waits until a task is terminal, then shows it, and fetches its pictures where --out says so."""
+    reader, deadline = _status(), time.monotonic() + timeout
+    result = reader.result(task_id)
+    while result["status"] not in tasks.TERMINAL and time.monotonic() < deadline:
+        time.sleep(min(2.0, max(0.0, deadline - time.monotonic())))
+        result = reader.result(task_id)
+    if out is not None:
+        result["files"] = [str(path) for path in download(result, out)]
+    _show([result], as_json=as_json)
+    if result["status"] != "completed":
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Prints the JSON Schemas of all that crosses a boundary."""
+    from pydantic.json_schema import models_json_schema
+
+    from .card import ModelCard
+    from .request import GenerationRequest
+    from .responses import ErrorResponse, HealthResponse, ResultPage, ResultResponse, TaskResponse
+
+    contracts = (
+        GenerationRequest,
+        tasks.Record,
+        TaskResponse,
+        ResultResponse,
+        ResultPage,
+        HealthResponse,
+        ErrorResponse,
+        ModelCard,
+    )
+    _, schemas = models_json_schema([(contract, "validation") for contract in contracts], title="Darkroom")
+    typer.echo(json.dumps(schemas, indent=2))
+
+
+@app.command()
+def card(model: ModelOption = None) -> None:
+    """Loads the model and prints its card, to be written next to the weights as model_card.json."""
+    from .engine.running import start
+    from .settings import use
+
+    engine = start(use(**({"MODEL_ID": model} if model else {})))
+    typer.echo(engine.card.model_dump_json(indent=2))
+    engine.close()
+
+
+def download(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Fetches a result's images through their presigned URLs into ``folder``; checks each against its sha256."""
+    paths = []
+    for index, image in enumerate(result["images"]):
+        with urllib.request.urlopen(image["url"], timeout=60) as reply:  # noqa: S310
+            body = reply.read()
+        if sha256(body).hexdigest() != image["sha256"]:
+            raise Internal("the image that came back is not the one that was written")
+        suffix = "" if len(result["images"]) == 1 else f"-{index}"
+        extension = image["content_type"].removeprefix("image/").replace("jpeg", "jpg")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{result['task_id']}{suffix}.{extension}"
+        path.write_bytes(body)
+        paths.append(path)
+    return paths
+
+
+def _body(**given: Any) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _status() -> Status:
+    from .status import Status
+    from .storage import TaskStore
+
+    settings = Settings.load()
+    return Status(settings, TaskStore(settings))
+
+
+def _show(results: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        return typer.echo(json.dumps(results[0] if len(results) == 1 else results))
+    for result in results:
+        _show_one(result)
+    return None
+
+
+def _show_one(result: dict[str, Any]) -> None:
+    import os
+
+    from .terminal import picture_escape
+
+    typer.echo(json.dumps(result, indent=2))
+    for image, path in zip(result["images"], result.get("files", []), strict=False):
+        drawn = picture_escape(Path(path).read_bytes(), image["content_type"], os.environ)
+        if drawn and sys.stdout.isatty():
+            typer.echo(drawn)
+        typer.echo(f"{path}  seed {image['seed']}  sha256 {image['sha256']}")
+    if result["timings"]:
+        typer.echo("seconds: " + ", ".join(f"{name} {value:.3g}" for name, value in result["timings"].items()))
+    if result["error"]:
+        typer.echo(f"{result['error']['code']}: {result['error']['message']}", err=True)

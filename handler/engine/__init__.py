@@ -1,0 +1,65 @@
+"""The engine as the handlers see it. Only the modules below this one import torch; this one does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from ..card import ModelCard
+    from ..request import GenerationRequest
+
+
+class Observer(Protocol):
+    """Whoever waits for a task's picture. Called in the thread that computes: must be quick."""
+
+    def at_step(self, step: int, steps: int) -> None:
+        """``step`` denoiser calls of ``steps`` are done and the next is about to run; an exception stops the task."""
+
+
+@dataclass(frozen=True)
+class Developed:
+    """A task's pictures, not yet encoded (``pictures`` are the pipeline's own); times in seconds."""
+
+    pictures: list[Any]
+    text: float
+    denoise: float
+    decode: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image file; ``width`` and ``height`` in pixels."""
+
+    body: bytes = field(repr=False)
+    content_type: str
+    extension: str
+    seed: int
+    width: int
+    height: int
+
+
+class Engine(Protocol):
+    """A loaded pipeline. Safe to call from many threads: each task has one of its own and waits in ``develop``."""
+
+    card: ModelCard
+    load_seconds: float
+    capacity: int
+
+    def place(self) -> AbstractContextManager[None]:
+        """Waits for one of the ``capacity`` places; a task is claimed only with a place in hand."""
+
+    def develop(self, request: GenerationRequest, observer: Observer) -> Developed:
+        """Draws the pictures of a request that the card has resolved.
+
+        Raises OutOfMemory, UnsafeContent, whatever the observer raised, and whatever the pipeline did.
+        """
+
+    def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
+        """Encodes the pictures; needs no place, so that other tasks go on meanwhile."""
+
+    def close(self) -> None:
+        """Waits for what is running and lets the compute thread go."""

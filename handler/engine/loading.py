@@ -1,0 +1,155 @@
+"""From ``MODEL_ID`` to a pipeline in memory and its card. Safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import math
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from ..card import TUTORIAL, Defaults, Limits, ModelCard
+from ..errors import DarkroomError, ModelUnavailable
+from ..health import CARD_FILE
+from ..storage import fetch_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..settings import Settings
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ARGUMENTS = {
+    "negative_prompt": "negative_prompt",
+    "num_inference_steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "seed": "generator",
+    "width": "width",
+    "height": "height",
+    "num_images": "num_images_per_prompt",
+}
+"""Request fields and the pipeline arguments that carry them; ``prompt`` is always taken."""
+
+
+def load(settings: Settings) -> tuple[Any, ModelCard]:
+    """Loads the pipeline. Raises ModelUnavailable with the reason, whatever went wrong."""
+    try:
+        with _quiet():
+            return _load(settings)
+    except DarkroomError as fault:
+        raise ModelUnavailable(fault.message) from fault
+    except Exception as fault:
+        reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        raise ModelUnavailable(f"cannot load {settings.model_name}: {reason}") from fault
+
+
+def _load(settings: Settings) -> tuple[Any, ModelCard]:
+    source, revision = settings.model_source, settings.model_revision or None
+    if source.startswith("s3://"):
+        folder, revision = fetch_model(source, settings)
+        source = str(folder)
+    device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
+    pipe = DiffusionPipeline.from_pretrained(
+        source, revision=settings.model_revision or None, dtype=DTYPES[dtype], use_safetensors=True
+    )
+    pipe = pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, describe(pipe, settings.model_name, revision, dtype, read_overrides(Path(source)))
+
+
+def pick_device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pick_dtype(wanted: str, device: str) -> str:
+    """bfloat16 on a CPU that computes in it (2 to 2.6 times faster), float16 on CUDA, else float32."""
+    if wanted != "auto":
+        return wanted
+    if device.startswith("cuda"):
+        return "float16"
+    known = torch.cpu.get_capabilities()
+    return "bfloat16" if device == "cpu" and (known.get("avx512_bf16") or known.get("amx_bf16")) else "float32"
+
+
+def read_overrides(folder: Path) -> dict[str, Any]:
+    """``defaults`` and ``limits`` of a card next to the weights: its maker knows them best."""
+    file = folder / CARD_FILE
+    if not file.is_file():
+        return {}
+    card = json.loads(file.read_text())
+    return {name: card[name] for name in ("defaults", "limits") if name in card}
+
+
+def describe(pipe: Any, name: str, revision: str | None, dtype: str, overrides: dict[str, Any]) -> ModelCard:
+    """The card of a pipeline: parameters and defaults from its signature, sizes from its configuration."""
+    signature = inspect.signature(pipe.__call__).parameters
+    parameters = [field for field, argument in ARGUMENTS.items() if argument in signature]
+    if hasattr(pipe, "vae") and getattr(pipe, "vae", None) is None:
+        raise ModelUnavailable(f"{type(pipe).__name__} has no VAE")
+    side = _native_side(pipe)
+    defaults = {"width": side, "height": side} | {
+        field: signature[field].default if _is_number(signature[field].default) else default
+        for field, default in TUTORIAL.items()
+        if field in signature
+    }
+    limits = {"max_side": 2 * side} if side else {}
+    return ModelCard(
+        id=name,
+        revision=revision,
+        pipeline=type(pipe).__name__,
+        dtype=dtype,
+        parameters=parameters,
+        defaults=Defaults.model_validate(defaults | overrides.get("defaults", {})),
+        limits=Limits.model_validate(limits | overrides.get("limits", {})),
+        size_multiple=_size_multiple(pipe),
+    )
+
+
+def denoiser_name(pipe: Any) -> str:
+    """``unet`` or ``transformer``: the network that the pipeline calls at every step."""
+    for name in ("unet", "transformer"):
+        if getattr(pipe, name, None) is not None:
+            return name
+    raise ModelUnavailable(f"{type(pipe).__name__} has neither a unet nor a transformer")
+
+
+def _native_side(pipe: Any) -> int | None:
+    """Pixels along a side at which the model was trained; None where its configuration does not tell."""
+    size = getattr(getattr(pipe, denoiser_name(pipe)).config, "sample_size", None)
+    return int(size * pipe.vae_scale_factor) if isinstance(size, int) and hasattr(pipe, "vae_scale_factor") else None
+
+
+def _size_multiple(pipe: Any) -> int:
+    """What width and height must divide by: the VAE's factor times the patch, and the 8 that pipelines check."""
+    processor = getattr(pipe, "image_processor", None)
+    factor = getattr(getattr(processor, "config", None), "vae_scale_factor", 8)
+    patch = getattr(getattr(pipe, denoiser_name(pipe)).config, "patch_size", 1)
+    return math.lcm(8, int(factor) * (patch if isinstance(patch, int) else 1))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Remarks of the libraries about themselves (no torchvision, another VAE class) are not the user's business."""
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,161 @@
+"""Every fault that Darkroom names, in one tree.
+
+::
+
+    DarkroomError                 code               retryable  HTTP
+    ├── InvalidRequest            INVALID_REQUEST    no         422
+    ├── NotFound                  NOT_FOUND          no         404
+    ├── Conflict                  CONFLICT           no         409
+    ├── ModelUnavailable          MODEL_UNAVAILABLE  yes        503
+    ├── OutOfMemory               OUT_OF_MEMORY      no         500
+    ├── UnsafeContent             UNSAFE_CONTENT     no         422
+    ├── Cancelled                 CANCELLED          no         409
+    ├── TimedOut                  TIMED_OUT          yes        504
+    ├── RetriesExhausted          RETRIES_EXHAUSTED  no         500
+    ├── Internal                  INTERNAL           yes        500   a fault of ours, met while developing
+    ├── ServiceFault              INTERNAL           yes        503   S3 or SQS failed, refused or did not answer
+    ├── SettingsError             INTERNAL           no         500   the environment is wrong
+    └── Refused                   CONFLICT           no         409   a move that the record does not allow
+        ├── Finished                                                  the task is terminal
+        ├── Held                                                      another attempt's lease is alive
+        └── LostRace                                                  somebody else moved the record: read again
+
+``code`` is what callers see and is one of :data:`CODES`. ``retryable`` tells the queue what to do: a retryable
+fault sends the message back, any other ends the task as ``failed``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+Code = Literal[
+    "INVALID_REQUEST",
+    "NOT_FOUND",
+    "CONFLICT",
+    "MODEL_UNAVAILABLE",
+    "OUT_OF_MEMORY",
+    "UNSAFE_CONTENT",
+    "CANCELLED",
+    "TIMED_OUT",
+    "RETRIES_EXHAUSTED",
+    "INTERNAL",
+]
+CODES: tuple[str, ...] = get_args(Code)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a request: ``field`` is the JSON path, ``body`` for the whole."""
+
+    field: str
+    message: str
+
+
+class DarkroomError(Exception):
+    """Base of all. ``message`` is written for the caller and holds no secret and no S3 key."""
+
+    code: ClassVar[Code] = "INTERNAL"
+    retryable: ClassVar[bool] = False
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str, details: Iterable[Fault] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = tuple(details)
+
+    def envelope(self) -> dict[str, object]:
+        """The one shape in which errors leave over HTTP."""
+        details = [{"field": fault.field, "message": fault.message} for fault in self.details]
+        return {"error": {"code": self.code, "message": self.message, "details": details}}
+
+
+class InvalidRequest(DarkroomError):
+    """``details`` holds every fault of the request, not the first."""
+
+    code: ClassVar[Code] = "INVALID_REQUEST"
+    http_status: ClassVar[int] = 422
+
+    def __init__(self, details: Iterable[Fault]) -> None:
+        details = tuple(details)
+        super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in details), details)
+
+
+class NotFound(DarkroomError):
+    code: ClassVar[Code] = "NOT_FOUND"
+    http_status: ClassVar[int] = 404
+
+
+class Conflict(DarkroomError):
+    code: ClassVar[Code] = "CONFLICT"
+    http_status: ClassVar[int] = 409
+
+
+class ModelUnavailable(DarkroomError):
+    code: ClassVar[Code] = "MODEL_UNAVAILABLE"
+    retryable: ClassVar[bool] = True
+    http_status: ClassVar[int] = 503
+
+
+class OutOfMemory(DarkroomError):
+    code: ClassVar[Code] = "OUT_OF_MEMORY"
+
+
+class UnsafeContent(DarkroomError):
+    code: ClassVar[Code] = "UNSAFE_CONTENT"
+    http_status: ClassVar[int] = 422
+
+
+class Cancelled(DarkroomError):
+    code: ClassVar[Code] = "CANCELLED"
+    http_status: ClassVar[int] = 409
+
+
+class TimedOut(DarkroomError):
+    code: ClassVar[Code] = "TIMED_OUT"
+    retryable: ClassVar[bool] = True
+    http_status: ClassVar[int] = 504
+
+
+class RetriesExhausted(DarkroomError):
+    code: ClassVar[Code] = "RETRIES_EXHAUSTED"
+
+
+class Internal(DarkroomError):
+    retryable: ClassVar[bool] = True
+
+
+class ServiceFault(DarkroomError):
+    """S3 or SQS did not do what was asked, and the outcome of a write may be unknown."""
+
+    retryable: ClassVar[bool] = True
+    http_status: ClassVar[int] = 503
+
+
+class SettingsError(DarkroomError):
+    """Names the environment variable and its limits."""
+
+
+class Refused(DarkroomError):
+    code: ClassVar[Code] = "CONFLICT"
+    http_status: ClassVar[int] = 409
+
+
+class Finished(Refused):
+    """The task is completed, failed or cancelled: there is nothing left to do."""
+
+
+class Held(Refused):
+    """Another attempt works on the task until ``until``, unless it renews its lease."""
+
+    def __init__(self, until: datetime) -> None:
+        super().__init__(f"another attempt holds the task until {until.isoformat()}")
+        self.until = until
+
+
+class LostRace(Refused):
+    """The record changed since it was read (S3 answered 412)."""

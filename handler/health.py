@@ -1,0 +1,81 @@
+"""What the light handlers know of the model: ``health/model.json``, else the card baked in next to the weights."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from .errors import ServiceFault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .settings import Settings
+    from .storage import TaskStore
+
+CARD_FILE = "model_card.json"
+READ_EVERY = timedelta(seconds=30)
+BELIEVE_FAILURE = timedelta(minutes=5)
+"""How long a failed load shuts the door. For ever would be for ever: with no task queued no worker is started, and
+with no worker started nobody finds out that the model loads again."""
+
+
+class Health(TypedDict):
+    """``model_status`` tells whether requests are taken; ``model`` is the card as JSON, None while unknown."""
+
+    model_status: str
+    model: dict[str, Any] | None
+    reason: str | None
+
+
+class ModelHealth:
+    """Reads at most every 30 s; plain JSON, so that the status handler needs no pydantic."""
+
+    def __init__(self, store: TaskStore, settings: Settings, now: Callable[[], datetime]) -> None:
+        self._store, self._settings, self._now = store, settings, now
+        self._read_at: datetime | None = None
+        self._health: Health | None = None
+
+    def current(self) -> Health:
+        now = self._now()
+        if self._health is None or self._read_at is None or now - self._read_at >= READ_EVERY:
+            self._health, self._read_at = self._read(now), now
+        return self._health
+
+    def _read(self, now: datetime) -> Health:
+        try:
+            found = self._store.read_health()
+        except ServiceFault:
+            found = None  # the door stays open: what S3 cannot say now, the submission itself will find out
+        if found is None or found["model_id"] != self._settings.model_name:
+            reason = "no worker has loaded this model yet; requests are taken and wait for one"
+            return Health(model_status="available", model=baked_card(self._settings), reason=reason)
+        failed_for = now - datetime.fromisoformat(found["at"])
+        if found["model_status"] == "unavailable" and failed_for >= BELIEVE_FAILURE:
+            reason = f"the last worker could not load it ({found['reason']}); requests are taken and wait for the next"
+            return Health(model_status="available", model=baked_card(self._settings), reason=reason)
+        return Health(model_status=found["model_status"], model=found["model"], reason=found["reason"])
+
+
+def report(settings: Settings, now: datetime, *, card: dict[str, Any] | None, reason: str | None) -> dict[str, Any]:
+    """The object that a worker writes when its pipeline has loaded (``card``) or failed to (``reason``)."""
+    status = "available" if card is not None else "unavailable"
+    return {
+        "model_id": settings.model_name,
+        "model_status": status,
+        "model": card,
+        "reason": reason,
+        "at": now.astimezone(UTC).isoformat(),
+    }
+
+
+def baked_card(settings: Settings) -> dict[str, Any] | None:
+    """The card that was written next to the weights, where this host has them."""
+    file = Path(settings.model_source) / CARD_FILE
+    try:
+        card: dict[str, Any] = json.loads(file.read_text())
+    except OSError:
+        return None
+    return card

@@ -1,0 +1,77 @@
+"""The HTTP API on this machine: requests become API Gateway's events, handlers answer as they do in AWS."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
+
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from werkzeug.serving import BaseWSGIServer
+
+
+class Handler(Protocol):
+    def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]: ...
+
+
+class HttpApi:
+    """A WSGI application over the two light handlers, routed as the template routes them."""
+
+    def __init__(self, submit: Handler, status: Handler) -> None:
+        self._submit, self._status = submit, status
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request = Request(environ)
+        handler = self._submit if (request.method, request.path) == ("POST", "/generate") else self._status
+        answer = handler.handle(event_of(request), None)
+        body = answer.get("body") or ""
+        headers = {name: value for name, values in answer.get("multiValueHeaders", {}).items() for value in values}
+        response = Response(
+            base64.b64decode(body) if answer.get("isBase64Encoded") else body,
+            status=answer["statusCode"],
+            headers=headers,
+        )
+        return response(environ, start_response)
+
+
+def event_of(request: Request) -> dict[str, Any]:
+    """API Gateway's event (REST, payload 1.0) of the request. A body that is no text travels as base64, as there."""
+    raw = request.get_data()
+    try:
+        body, encoded = raw.decode(), False
+    except UnicodeDecodeError:
+        body, encoded = base64.b64encode(raw).decode(), True
+    headers = dict(request.headers)
+    query = request.args.to_dict()
+    return {
+        "version": "1.0",
+        "resource": "/{proxy+}",
+        "path": request.path,
+        "httpMethod": request.method,
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "queryStringParameters": query or None,
+        "multiValueQueryStringParameters": {name: request.args.getlist(name) for name in query} or None,
+        "pathParameters": {"proxy": request.path.lstrip("/")},
+        "stageVariables": None,
+        "requestContext": {
+            "requestId": str(uuid4()),
+            "stage": "local",
+            "httpMethod": request.method,
+            "path": request.path,
+            "identity": {"sourceIp": request.remote_addr, "userAgent": headers.get("User-Agent")},
+        },
+        "body": body or None,
+        "isBase64Encoded": encoded,
+    }
+
+
+def serve(api: HttpApi, port: int) -> BaseWSGIServer:
+    """A server on 127.0.0.1 and no other address; ``serve_forever`` and ``shutdown`` are the caller's."""
+    return make_server("127.0.0.1", port, api, threaded=True)

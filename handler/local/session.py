@@ -1,0 +1,147 @@
+"""``darkroom invoke`` and ``serve``: the handlers with an AWS around them, in one process."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from .. import generate, tasks
+from ..errors import ModelUnavailable
+from ..request import parse
+from ..settings import Settings, use
+from ..status import Status
+from ..storage import TaskStore
+from ..submit import Submit
+from ..taskqueue import TaskQueue
+from ..worker import Worker, WorkerContext
+from .aws import CREDENTIALS, EmbeddedAws, create_resources
+from .http import HttpApi, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOOK_EVERY = 0.1
+
+
+@contextmanager
+def surroundings(endpoint: str | None, model: str | None) -> Iterator[Settings]:
+    """Settings for an embedded AWS, unless ``endpoint``, ``AWS_ENDPOINT_URL`` or ``AWS_PROFILE`` names another."""
+    chosen = {"MODEL_ID": model} if model else {}
+    if endpoint:
+        chosen["AWS_ENDPOINT_URL"] = endpoint
+    settings = use(**chosen)
+    if settings.aws_endpoint_url or settings.aws_profile:
+        yield settings.require("bucket", "queue_url")
+        return
+    with EmbeddedAws() as aws:
+        resources = create_resources(aws.endpoint)
+        yield use(AWS_ENDPOINT_URL=aws.endpoint, **CREDENTIALS, **resources.environ)
+
+
+@contextmanager
+def working(settings: Settings) -> Iterator[Worker]:
+    """A worker in a thread of this process; its failure to load the model ends it early."""
+    queue = TaskQueue(settings)
+    worker = Worker(generate.build(settings), queue, poll_seconds=1)
+    thread = threading.Thread(target=worker.run, name="worker")
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Sends the request as an SQS message, works until its task is terminal, and returns its ResultResponse.
+
+    Raises ModelUnavailable when the worker cannot load the model.
+    """
+    store, queue = TaskStore(settings), TaskQueue(settings)
+    message_id = queue.send(json.dumps(request))
+    task_id = parse(json.dumps(request)).task_id or message_id
+    with working(settings) as worker, _Follower(quiet=quiet) as follower:
+        wait_for(store, task_id, follower.show, lambda: not worker.failed)
+        if worker.failed:
+            health = store.read_health() or {}
+            raise ModelUnavailable(str(health.get("reason")))
+    return Status(settings, store).result(task_id)
+
+
+def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, Any]]:
+    """Gives a recorded SQS event to the handler, as Lambda would. Returns the ResultResponse of each of its tasks."""
+    store = TaskStore(settings)
+    handler = generate.build(settings)
+    handler.handle(event, WorkerContext(str(uuid4())))
+    status = Status(settings, store)
+    named = [parse(record["body"]).task_id or record["messageId"] for record in event["Records"]]
+    return [status.result(task_id) for task_id in dict.fromkeys(named)]
+
+
+def wait_for(
+    store: TaskStore, task_id: str, show: Callable[[tasks.Record | None], None], going_on: Callable[[], bool]
+) -> tasks.Record | None:
+    """Reads the record until it is terminal, or ``going_on`` says no. Returns it as last read."""
+    record = None
+    while going_on():
+        stored = store.read(task_id)
+        record = tasks.Record.from_json(stored.body) if stored else None
+        show(record)
+        if record is not None and record.status in tasks.TERMINAL:
+            break
+        time.sleep(LOOK_EVERY)
+    return record
+
+
+def serve_forever(settings: Settings, port: int, announce: Callable[[str], None]) -> None:
+    """Worker and HTTP API until Ctrl-C."""
+    store, queue = TaskStore(settings), TaskQueue(settings)
+    api = HttpApi(Submit(settings, store, queue), Status(settings, store))
+    server = serve(api, port)
+    with working(settings):
+        announce(f"http://127.0.0.1:{server.server_port}")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            announce("stopping: what is running is finished")
+        finally:
+            server.server_close()
+
+
+class _Follower:
+    """The progress bar on stderr, fed by what the record says."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[steps]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=quiet,
+            transient=True,
+        )
+        self._line = self._bar.add_task("queued; loading the model", total=1.0, steps="")
+
+    def __enter__(self) -> _Follower:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, record: tasks.Record | None) -> None:
+        if record is None or record.status == "pending":
+            return
+        progress = record.progress
+        steps = f"{progress.step}/{progress.steps}" if progress else ""
+        fraction = progress.fraction if progress else 0.0
+        self._bar.update(self._line, description=record.status, completed=fraction, steps=steps)

@@ -1,0 +1,121 @@
+"""What a caller asks for: GenerationRequest, read from bytes that nobody has vouched for."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import from_json, to_json
+
+from .errors import Fault, InvalidRequest
+from .world import TASK_ID
+
+if TYPE_CHECKING:
+    from .card import ModelCard
+
+MAX_BODY = 256 * 1024
+"""Bytes that a request may have: far more than its largest valid form, far less than SQS carries."""
+MAX_SEED = 2**63 - 1
+
+TaskId = Annotated[str, StringConstraints(pattern=f"^{TASK_ID}$")]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Side = Annotated[int, Field(ge=16, le=4096)]
+OutputFormat = Literal["png", "jpeg", "webp"]
+
+
+class Contract(BaseModel):
+    """Base of all that crosses a boundary: unknown fields refused, nothing converted, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
+
+
+class GenerationRequest(Contract):
+    """One request for images. What is left out comes from the model card of the pipeline that will run it."""
+
+    prompt: str = Field(min_length=1, max_length=2000, pattern=r"\S", description="What to draw")
+    negative_prompt: str | None = Field(None, max_length=2000, description="What to keep out of the picture")
+    num_inference_steps: int | None = Field(None, ge=1, le=200, description="Denoising steps")
+    guidance_scale: float | None = Field(None, ge=0, le=50, description="How closely to follow the prompt")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same picture; drawn if left out")
+    width: Side | None = Field(None, description="Pixels")
+    height: Side | None = Field(None, description="Pixels")
+    num_images: int = Field(1, ge=1, le=8, description="Picture i of a task has the seed `seed + i`")
+    output_format: OutputFormat = "png"
+    quality: int | None = Field(None, ge=1, le=100, description="For jpeg and webp; 90 if left out")
+    task_id: TaskId | None = Field(None, description="Names the task; the same id and body runs once")
+    tags: list[Tag] = Field(default_factory=list, max_length=16, description="Yours, kept in the record")
+
+    @model_validator(mode="after")
+    def _quality_has_a_use(self) -> Self:
+        if self.quality is not None and self.output_format == "png":
+            raise ValueError("quality: png has none; ask for jpeg or webp")
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what was asked for, whatever the task is called and however the JSON was written."""
+        return hashlib.sha256(to_json(self._canonical(exclude={"task_id"}))).hexdigest()
+
+    def message(self, task_id: str) -> str:
+        """The SQS message body that asks for the same: what a caller would send by hand."""
+        return to_json(self._canonical() | {"task_id": task_id}).decode()
+
+    def _canonical(self, exclude: set[str] | None = None) -> dict[str, Any]:
+        return dict(sorted(self.model_dump(exclude=exclude, exclude_none=True).items()))
+
+    def seeds(self) -> list[int]:
+        """The seed of each image, so that picture i can be had again alone. Needs ``seed`` resolved."""
+        if self.seed is None:
+            raise ValueError("the seed is not resolved yet")
+        return [(self.seed + index) % (MAX_SEED + 1) for index in range(self.num_images)]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A body that was read: a request, or all that is wrong with it; and the task it names, where that is safe."""
+
+    request: GenerationRequest | None
+    faults: tuple[Fault, ...]
+    task_id: str | None
+
+    def accept(self) -> GenerationRequest:
+        """Raises InvalidRequest with every fault."""
+        if self.request is None or self.faults:
+            raise InvalidRequest(self.faults)
+        return self.request
+
+
+def parse(body: str | bytes, card: ModelCard | None = None) -> Parsed:
+    """Reads a request and checks it against the contract and, where known, the card of the model that will run it."""
+    size = len(body.encode("utf-8", "surrogatepass")) if isinstance(body, str) else len(body)
+    if size > MAX_BODY:
+        return _unreadable(f"has {size} bytes; at most {MAX_BODY} are taken")
+    try:
+        data = from_json(body, allow_inf_nan=False)
+    except (ValueError, UnicodeEncodeError) as fault:
+        return _unreadable(f"is not JSON: {fault}")
+    if not isinstance(data, dict):
+        return _unreadable("must be a JSON object")
+    request, faults = None, []
+    try:
+        request = GenerationRequest.model_validate(data)
+    except ValidationError as failed:
+        faults = [_fault(dict(error)) for error in failed.errors(include_url=False, include_input=False)]
+    if card is not None:
+        at_fault = {fault.field.partition(".")[0] for fault in faults}
+        faults += card.faults({name: value for name, value in data.items() if name not in at_fault})
+    bad_id = any(fault.field == "task_id" for fault in faults)
+    return Parsed(request, tuple(faults), None if bad_id else data.get("task_id"))
+
+
+def _unreadable(message: str) -> Parsed:
+    return Parsed(None, (Fault("body", message),), None)
+
+
+def _fault(error: dict[str, Any]) -> Fault:
+    path = ".".join(str(part) for part in error["loc"])
+    message = {"extra_forbidden": "unknown field", "missing": "is required"}.get(error["type"], error["msg"])
+    if error["type"] == "value_error":
+        path, _, message = str(error["ctx"]["error"]).partition(": ")
+    return Fault(path or "body", message)

@@ -1,0 +1,83 @@
+"""What callers see: the answers of the HTTP API. Shaped in submit and status, documented in openapi."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .card import ModelCard
+from .errors import Code
+from .request import Contract, GenerationRequest
+from .tasks import ErrorInfo, FaultDetail, ModelRef, Progress, Status, Timings, When
+
+
+class TaskResponse(Contract):
+    """What a submission answers."""
+
+    task_id: str
+    status: Status
+    message: str
+
+
+class ResultImage(Contract):
+    """An image as a caller sees it: a presigned URL that is fresh at every answer, and no S3 key."""
+
+    url: str
+    seed: int
+    width: int
+    height: int
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+class ResultResponse(Contract):
+    """What the status handler shows: the record with presigned URLs, and the tutorial's fields beside them."""
+
+    task_id: str
+    status: Status
+    prompt: str | None
+    error_message: str | None
+    image_base64: str | None = Field(None, description="With `?inline=base64` or INLINE_IMAGES=1")
+    sequence: int
+    request: GenerationRequest | None
+    model: ModelRef | None
+    created_at: When
+    started_at: When | None
+    completed_at: When | None
+    attempt: int
+    progress: Progress | None
+    images: list[ResultImage]
+    error: ErrorInfo | None
+    timings: Timings | None
+    batch_size: int | None
+    cold_start: bool | None
+    expires_at: When
+
+
+class ResultPage(Contract):
+    """Newest first; ``cursor`` asks for the next page, None on the last."""
+
+    results: list[ResultResponse]
+    cursor: str | None
+
+
+class ErrorResponse(Contract):
+    """The envelope of every error over HTTP."""
+
+    class Body(Contract):
+        code: Code
+        message: str
+        details: list[FaultDetail]
+
+    error: Body
+
+
+class HealthResponse(Contract):
+    """``model_status`` tells whether ``POST /generate`` takes requests; ``reason`` why not, or what is unknown."""
+
+    status: Literal["ok"]
+    model_status: Literal["available", "unavailable"]
+    model: ModelCard | None
+    reason: str | None

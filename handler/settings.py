@@ -1,0 +1,140 @@
+"""The settings: one frozen object, read once from an environment that is passed in.
+
+A plain dataclass on purpose: the status handler reads it at every cold start, and importing pydantic-settings
+alone would take most of its budget of 200 ms.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from dataclasses import Field
+
+T = TypeVar("T")
+WEEK = 7 * 24 * 3600
+HOST_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+BUILT_IN_MODEL = Path(__file__).parent / "model"
+
+
+def _setting(
+    default: T, text: str, *, least: float | None = None, most: float | None = None, one_of: tuple[str, ...] = ()
+) -> T:
+    value: Any = field(default=default, metadata={"text": text, "least": least, "most": most, "one_of": one_of})
+    return value  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each field is read from the environment variable of its name in capitals; an empty one counts as unset."""
+
+    bucket: str = _setting("", "S3 bucket of records and images; needed by every handler")
+    queue_url: str = _setting("", "URL of the SQS queue; needed by `submit`, `generate` and the worker")
+    model_id: str = _setting("", "Hub id, folder or `s3://bucket/prefix`; unset means the built-in model")
+    model_revision: str = _setting("", "Pins a hub model to a commit, tag or branch")
+    device: str = _setting("auto", "`cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes CUDA where there is one")
+    dtype: str = _setting(
+        "auto",
+        "Weights' type; `auto`: float16 on CUDA, bfloat16 on a CPU that computes in it, else float32",
+        one_of=("auto", "float32", "bfloat16", "float16"),
+    )
+    url_lifetime: int = _setting(3600, "Seconds that a presigned URL is valid", least=1, most=WEEK)
+    inline_images: bool = _setting(False, "`1`: results carry `image_base64` even when not asked for")
+    lease: int = _setting(60, "Seconds for which an attempt holds its task without a sign of life", least=5, most=3600)
+    beat_every: float = _setting(2.0, "Seconds between progress writes of a running task", least=0.1, most=60)
+    retention_days: int = _setting(30, "Days until a task's `expires_at`", least=1, most=3650)
+    log_level: str = _setting("INFO", "Least level of the JSON log", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
+    cache_dir: str = _setting("/tmp/darkroom", "Where models from S3 are kept on this machine")  # noqa: S108
+    aws_region: str = _setting("", "Region; as everywhere in AWS, `AWS_DEFAULT_REGION` or the profile's otherwise")
+    aws_endpoint_url: str = _setting("", "Another AWS, such as an emulator; unset means the real one")
+    aws_profile: str = _setting("", "Profile of `~/.aws/config` to take credentials and region from")
+    aws_lambda_runtime_api: str = _setting(
+        "", "Set by Lambda: the container then serves the handler that its command names"
+    )
+
+    shared_credentials: bool = False
+    """Not a variable: whether credentials have to come from a profile or the files in ``~/.aws``."""
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Reads ``environ``, the process's own if None. Raises SettingsError that names every bad variable."""
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        faults: list[str] = []
+        for spec in variables():
+            text = environ.get(spec.name.upper(), "").strip()
+            if text:
+                try:
+                    values[spec.name] = _parse(text, type(spec.default), spec.metadata)
+                except ValueError as fault:
+                    faults.append(f"{spec.name.upper()}={text!r}: {fault}")
+        if faults:
+            raise SettingsError("; ".join(faults))
+        values.setdefault("aws_region", environ.get("AWS_DEFAULT_REGION", ""))
+        return cls(**values, shared_credentials=_shared_credentials(environ))
+
+    def require(self, *names: str) -> Settings:
+        """Raises SettingsError when one of the fields ``names`` is empty; else returns these settings."""
+        missing = [name.upper() for name in names if not getattr(self, name)]
+        if missing:
+            raise SettingsError(f"unset: {', '.join(missing)}")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        return self.model_id or "built-in"
+
+    @property
+    def model_source(self) -> str:
+        return self.model_id or str(BUILT_IN_MODEL)
+
+
+def variables() -> list[Field[Any]]:
+    """The fields that are read from the environment, with ``text``, ``least``, ``most``, ``one_of`` as metadata."""
+    return [spec for spec in fields(Settings) if "text" in spec.metadata]
+
+
+def _shared_credentials(environ: Mapping[str, str]) -> bool:
+    """AWS's order of precedence: a profile that is named, else keys and roles of the host, else the shared files."""
+    if environ.get("AWS_PROFILE"):
+        return True
+    if any(environ.get(name) for name in HOST_CREDENTIALS):
+        return False
+    home = Path(environ.get("HOME", "~")).expanduser()
+    return any((home / ".aws" / name).exists() for name in ("config", "credentials"))
+
+
+def _parse(text: str, kind: type, limits: Mapping[str, Any]) -> object:
+    if kind is bool:
+        if text.lower() not in {"0", "1", "true", "false"}:
+            raise ValueError("must be 0 or 1")
+        return text.lower() in {"1", "true"}
+    if limits["one_of"] and text not in limits["one_of"]:
+        raise ValueError(f"must be one of {', '.join(limits['one_of'])}")
+    if kind is str:
+        return text
+    least, most = limits["least"], limits["most"]
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise ValueError(f"must be a {'whole ' if kind is int else ''}number from {least:g} to {most:g}")
+    return number
+
+
+def use(**environ: str) -> Settings:
+    """Puts variables into this process's environment, where the AWS clients look as well, and reads the settings."""
+    os.environ.update(environ)
+    return Settings.load()

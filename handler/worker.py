@@ -1,0 +1,148 @@
+"""The worker: long-polls the queue, shapes what it receives into Lambda's event and calls the same handler.
+
+It is the GPU container and the laptop. It exits 0 when told to stop, 1 when the model cannot be loaded: its host then
+starts another, and no message was lost.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import generate
+from .errors import ModelUnavailable, ServiceFault
+from .logs import logger
+from .settings import Settings
+from .taskqueue import Message, TaskQueue
+
+if TYPE_CHECKING:
+    from .generate import Generate
+
+POLL_SECONDS = 5
+"""A long poll cannot be interrupted: it bounds how long a stop may take."""
+PAUSE_AFTER_FAULT = 2.0
+MOST_TASKS = 64
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a Lambda context tells; a worker has no deadline, so a large constant stands for the time left."""
+
+    aws_request_id: str
+    function_name: str = "worker"
+    memory_limit_in_mb: int = 0
+    invoked_function_arn: str = "arn:aws:lambda:local:000000000000:function:worker"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 12 * 3600 * 1000
+
+
+class Worker:
+    """One process, one engine, as many messages at a time as the engine has places."""
+
+    def __init__(self, app: Generate, queue: TaskQueue, *, poll_seconds: int = POLL_SECONDS) -> None:
+        self._app, self._queue, self._poll_seconds = app, queue, poll_seconds
+        self._stop = threading.Event()
+        self._free = threading.Condition()
+        self._running = 0
+        self._capacity = 1
+        self._failed = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether the worker ended, or is ending, because the model cannot be loaded."""
+        return self._failed
+
+    def stop(self) -> None:
+        """Takes no further messages; what is running is finished."""
+        self._stop.set()
+        with self._free:
+            self._free.notify_all()
+
+    def run(self) -> int:
+        """Serves until stopped. Returns the exit status."""
+        threading.Thread(target=self._load, name="load", daemon=True).start()
+        with ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task") as pool:
+            while self._wait_for_place():
+                for message in self._receive():
+                    with self._free:
+                        self._running += 1
+                    pool.submit(self._serve, message)
+        return 1 if self._failed else 0
+
+    def _load(self) -> None:
+        """Loads while the first messages are already being received."""
+        try:
+            capacity = self._app.engine().capacity
+        except ModelUnavailable:
+            self._failed = True
+            return self.stop()
+        with self._free:
+            self._capacity = capacity
+            self._free.notify_all()
+        return None
+
+    def _wait_for_place(self) -> bool:
+        with self._free:
+            self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity)
+        return not self._stop.is_set()
+
+    def _receive(self) -> list[Message]:
+        try:
+            messages = self._queue.receive(1, self._poll_seconds)
+            if self._stop.is_set() and not self._failed:
+                for message in messages:
+                    self._queue.hide(message.receipt_handle, 0)
+                return []
+        except ServiceFault as fault:
+            logger.warning("no messages received", fault=fault.message)
+            self._stop.wait(PAUSE_AFTER_FAULT)
+            return []
+        return messages
+
+    def _serve(self, message: Message) -> None:
+        try:
+            response = self._app.handle(event_of(message), WorkerContext(message.message_id))
+            if not response["batchItemFailures"]:
+                # A crash before the delete brings the message back to a terminal record: nothing runs again.
+                self._queue.delete(message.receipt_handle)
+        except ServiceFault as fault:
+            logger.warning("the message was not deleted and comes back", fault=fault.message)
+        except Exception:
+            logger.exception("the handler broke", message_id=message.message_id)
+        finally:
+            with self._free:
+                self._running -= 1
+                self._free.notify_all()
+
+
+def event_of(message: Message) -> dict[str, Any]:
+    """The SQS event that Lambda would make of the message."""
+    record = {
+        "messageId": message.message_id,
+        "receiptHandle": message.receipt_handle,
+        "body": message.body,
+        "attributes": dict(message.attributes),
+        "messageAttributes": {},
+        "eventSource": "aws:sqs",
+        "eventSourceARN": "arn:aws:sqs:local:000000000000:worker",
+        "awsRegion": "local",
+    }
+    return {"Records": [record]}
+
+
+def main(settings: Settings | None = None) -> int:
+    """Runs a worker until SIGTERM or SIGINT. Returns the exit status."""
+    settings = settings or Settings.load()
+    worker = Worker(generate.build(settings), TaskQueue(settings))
+
+    def on_signal(*_: object) -> None:
+        # Not from here: a handler interrupts the main thread, which may hold the lock that stop() needs.
+        threading.Thread(target=worker.stop, name="stop").start()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, on_signal)
+    return worker.run()

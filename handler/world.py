@@ -1,0 +1,23 @@
+"""What comes from outside: the time, fresh ids and seeds. Passed in everywhere, so that tests choose them."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from datetime import UTC, datetime
+
+TASK_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+"""A task's name, whole: safe in a URL, a file name and an S3 key."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def new_seed() -> int:
+    """32 bits: enough to differ, short enough to be typed."""
+    return secrets.randbits(32)

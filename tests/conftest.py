@@ -1,0 +1,103 @@
+"""The AWS that tests talk to: moto's server over HTTP, or with ``--ministack PYTHON`` MiniStack in its own environment."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from handler.engine.running import start
+from handler.generate import Generate
+from handler.local.aws import CREDENTIALS, EmbeddedAws, create_resources
+from handler.settings import Settings
+from handler.status import Status
+from handler.storage import TaskStore
+from handler.submit import Submit
+from handler.taskqueue import TaskQueue
+
+from .ministack import ministack
+from .support import Clock, PlainEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from handler.engine.running import PipelineEngine
+    from handler.local.aws import Resources
+
+for name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[name]
+os.environ.update(CREDENTIALS)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ministack", metavar="PYTHON", help="run against the MiniStack installed for this interpreter")
+
+
+@pytest.fixture(scope="session")
+def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    python = request.config.getoption("--ministack")
+    if python:
+        with ministack(python) as url:
+            yield url
+    else:
+        with EmbeddedAws() as aws:
+            yield aws.endpoint
+
+
+@pytest.fixture
+def resources(endpoint: str) -> Resources:
+    return create_resources(endpoint, visibility=30, max_receives=3)
+
+
+@pytest.fixture
+def environ(endpoint: str, resources: Resources) -> dict[str, str]:
+    return {**CREDENTIALS, **resources.environ, "AWS_ENDPOINT_URL": endpoint}
+
+
+@pytest.fixture
+def settings(environ: dict[str, str]) -> Settings:
+    return Settings.load(environ)
+
+
+@pytest.fixture
+def store(settings: Settings) -> TaskStore:
+    return TaskStore(settings)
+
+
+@pytest.fixture
+def queue(settings: Settings) -> TaskQueue:
+    return TaskQueue(settings)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def plain() -> PlainEngine:
+    return PlainEngine()
+
+
+@pytest.fixture
+def generate(settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine, clock: Clock) -> Generate:
+    return Generate(settings, store, queue, lambda _: plain, now=clock, new_seed=lambda: 1234, owner="worker-1")
+
+
+@pytest.fixture
+def submit(settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock) -> Submit:
+    return Submit(settings, store, queue, now=clock, new_id=lambda: "fresh-id", new_seed=lambda: 1234)
+
+
+@pytest.fixture
+def status(settings: Settings, store: TaskStore, clock: Clock) -> Status:
+    return Status(settings, store, now=clock)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[PipelineEngine]:
+    """The built-in model's real pipeline."""
+    engine = start(Settings())
+    yield engine
+    engine.close()

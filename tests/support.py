@@ -1,0 +1,147 @@
+"""Stand-ins that the tests pass in: a clock, an engine without weights, events as AWS sends them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from PIL import Image
+
+from handler.card import Defaults, ModelCard
+from handler.engine import Developed, EncodedImage
+from handler.engine.imaging import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from handler.engine import Observer
+    from handler.request import GenerationRequest
+
+CARD = ModelCard(
+    id="built-in",
+    pipeline="TestPipeline",
+    dtype="float32",
+    parameters=["negative_prompt", "num_inference_steps", "guidance_scale", "seed", "width", "height", "num_images"],
+    defaults=Defaults(num_inference_steps=4, guidance_scale=4.0, width=64, height=64),
+    size_multiple=8,
+)
+
+
+@dataclass
+class Clock:
+    """A time that moves when it is told to."""
+
+    time: datetime = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def forward(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+def nothing() -> None:
+    """What an engine does between steps unless a test says otherwise."""
+
+
+@dataclass
+class PlainEngine:
+    """Draws squares in the seed's colour. ``between`` runs before every step; ``fault`` is raised in place of a picture."""
+
+    card: ModelCard = CARD
+    load_seconds: float = 0.25
+    capacity: int = 4
+    between: Callable[[], None] = nothing
+    fault: BaseException | None = None
+    drawn: list[str] = field(default_factory=list)
+    _places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(4))
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        with self._places:
+            yield
+
+    def develop(self, request: GenerationRequest, observer: Observer) -> Developed:
+        steps = request.num_inference_steps or 1
+        for step in range(steps):
+            observer.at_step(step, steps)
+            self.between()
+        if self.fault is not None:
+            raise self.fault
+        self.drawn.append(request.prompt)
+        size = (request.width or 64, request.height or 64)
+        pictures = [Image.new("RGB", size, (seed % 256, 100, 50)) for seed in request.seeds()]
+        return Developed(pictures, text=0.01, denoise=0.02, decode=0.01, batch_size=1)
+
+    def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
+        pairs = zip(developed.pictures, request.seeds(), strict=True)
+        return [encode(picture, request.output_format, request.quality, seed) for picture, seed in pairs]
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def sqs_event(*bodies: str, ids: list[str] | None = None, sent_ms: int = 1767323045000, count: int = 1) -> dict[str, Any]:
+    """The event that Lambda makes of these message bodies."""
+    names = ids or [str(uuid4()) for _ in bodies]
+    return {
+        "Records": [
+            {
+                "messageId": name,
+                "receiptHandle": f"handle-of-{name}",
+                "body": body,
+                "attributes": {"ApproximateReceiveCount": str(count), "SentTimestamp": str(sent_ms)},
+                "messageAttributes": {},
+                "md5OfBody": "",
+                "eventSource": "aws:sqs",
+                "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:tasks",
+                "awsRegion": "us-east-1",
+            }
+            for name, body in zip(names, bodies, strict=True)
+        ]
+    }
+
+
+def http_event(
+    method: str,
+    path: str,
+    *,
+    body: str | None = None,
+    query: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+    version: str = "1.0",
+) -> dict[str, Any]:
+    """The event that API Gateway makes of a request, in either payload format."""
+    if version == "2.0":
+        context: dict[str, Any] = {"http": {"method": method, "path": path}, "stage": "$default"}
+        return {
+            "version": "2.0",
+            "rawPath": path,
+            "headers": {name.lower(): value for name, value in (headers or {}).items()},
+            "queryStringParameters": query,
+            "requestContext": context,
+            "body": body,
+            "isBase64Encoded": False,
+        }
+    return {
+        "version": "1.0",
+        "path": path,
+        "httpMethod": method,
+        "headers": headers or {},
+        "multiValueHeaders": {name: [value] for name, value in (headers or {}).items()},
+        "queryStringParameters": query,
+        "multiValueQueryStringParameters": {name: [value] for name, value in (query or {}).items()} or None,
+        "requestContext": {"requestId": "r", "stage": "prod"},
+        "body": body,
+        "isBase64Encoded": False,
+    }
+
+
+def answer_of(response: dict[str, Any]) -> tuple[int, Any]:
+    """Status and JSON body of a handler's answer."""
+    return response["statusCode"], json.loads(response["body"])
