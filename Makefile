@@ -18,7 +18,7 @@ test: $(VENV)/installed
 
 # Installs MiniStack, an AWS emulator that checks signatures and serves real races, into an environment of its own.
 test-emulators: $(VENV)/installed $(MINISTACK)/installed
-	$(BIN)/pytest -m "contract or emulators" --ministack $(MINISTACK)/bin/python
+	$(BIN)/pytest tests -m "contract or emulators" --ministack $(MINISTACK)/bin/python
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -253,13 +253,12 @@ def _show(results: list[dict[str, Any]], *, as_json: bool) -> None:
 
 
 def _show_one(result: dict[str, Any]) -> None:
-    import os
-
+    from .settings import terminal_variables
     from .terminal import picture_escape
 
     typer.echo(json.dumps(result, indent=2))
     for image, path in zip(result["images"], result.get("files", []), strict=False):
-        drawn = picture_escape(Path(path).read_bytes(), image["content_type"], os.environ)
+        drawn = picture_escape(Path(path).read_bytes(), image["content_type"], terminal_variables())
         if drawn and sys.stdout.isatty():
             typer.echo(drawn)
         typer.echo(f"{path}  seed {image['seed']}  sha256 {image['sha256']}")

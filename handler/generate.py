@@ -76,12 +76,13 @@ class Generate:
         load: Callable[[Settings], Engine],
         *,
         now: Callable[[], datetime] = utc_now,
+        new_id: Callable[[], str] = new_id,
         new_seed: Callable[[], int] = new_seed,
-        owner: str | None = None,
+        worker: str | None = None,
     ) -> None:
         self._settings, self._store, self._queue = settings, store, queue
-        self._now, self._new_seed = now, new_seed
-        self._owner = owner or f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
+        self._now, self._new_id, self._new_seed = now, new_id, new_seed
+        self._worker = worker or f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
         self._keep = timedelta(days=settings.retention_days)
         self._lease = timedelta(seconds=settings.lease)
         self._heartbeat = Heartbeat(settings.beat_every)
@@ -150,7 +151,8 @@ class Generate:
                 raise Conflict(f"the task_id {task_id} names another request")
         claimed = tasks.claim(
             record,
-            owner=self._owner,
+            # Its own name for each claim: no two of them are the same bytes, so one of two at the same moment loses.
+            owner=f"{self._worker}/{self._new_id()}",
             now=now,
             lease=self._lease,
             request=card.resolve(record.request or request),

@@ -88,12 +88,12 @@ class Parsed:
 
 def parse(body: str | bytes, card: ModelCard | None = None) -> Parsed:
     """Reads a request and checks it against the contract and, where known, the card of the model that will run it."""
-    size = len(body.encode("utf-8", "surrogatepass")) if isinstance(body, str) else len(body)
-    if size > MAX_BODY:
-        return _unreadable(f"has {size} bytes; at most {MAX_BODY} are taken")
+    raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    if len(raw) > MAX_BODY:
+        return _unreadable(f"has {len(raw)} bytes; at most {MAX_BODY} are taken")
     try:
-        data = from_json(body, allow_inf_nan=False)
-    except (ValueError, UnicodeEncodeError) as fault:
+        data = from_json(raw, allow_inf_nan=False)
+    except ValueError as fault:
         return _unreadable(f"is not JSON: {fault}")
     if not isinstance(data, dict):
         return _unreadable("must be a JSON object")

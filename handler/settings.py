@@ -138,3 +138,9 @@ def use(**environ: str) -> Settings:
     """Puts variables into this process's environment, where the AWS clients look as well, and reads the settings."""
     os.environ.update(environ)
     return Settings.load()
+
+
+def terminal_variables() -> Mapping[str, str]:
+    """What a terminal says of itself."""
+    names = ("TERM", "TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID")
+    return {name: os.environ[name] for name in names if name in os.environ}

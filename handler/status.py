@@ -31,8 +31,15 @@ HIDDEN = ("fingerprint", "lease")
 class Status:
     """Answers from one object per task: the record is the only truth."""
 
-    def __init__(self, settings: Settings, store: TaskStore, *, now: Callable[[], datetime] = utc_now) -> None:
-        self._settings, self._store = settings, store
+    def __init__(
+        self,
+        settings: Settings,
+        store: TaskStore,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        max_inline: int = MAX_INLINE,
+    ) -> None:
+        self._settings, self._store, self._max_inline = settings, store, max_inline
         self._health = ModelHealth(store, settings, now)
         self._api = Api(self._register)
 
@@ -95,7 +102,7 @@ class Status:
 
     def _first_image(self, images: list[dict[str, Any]]) -> str | None:
         """None where there is no image yet, or where it would not fit: its URL is there all the same."""
-        if not images or images[0]["bytes"] > MAX_INLINE:
+        if not images or images[0]["bytes"] > self._max_inline:
             return None
         return base64.b64encode(self._store.read_image(images[0]["key"])).decode()
 

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 KITTY_CHUNK = 4096
 
 
-def picture_escape(body: bytes, content_type: str, environ: Mapping[str, str]) -> str | None:
+def picture_escape(body: bytes, content_type: str, variables: Mapping[str, str]) -> str | None:
     """The escape sequence that draws the image file here, or None.
 
     Sources: iTerm2's inline images protocol (OSC 1337), kitty's terminal graphics protocol (PNG only, chunks of 4096).
     """
     data = base64.b64encode(body).decode()
-    if environ.get("TERM_PROGRAM") == "iTerm.app" or environ.get("LC_TERMINAL") == "iTerm2":
+    if variables.get("TERM_PROGRAM") == "iTerm.app" or variables.get("LC_TERMINAL") == "iTerm2":
         return f"\x1b]1337;File=inline=1;size={len(body)};width=16:{data}\x07\n"
-    if content_type == "image/png" and (environ.get("KITTY_WINDOW_ID") or environ.get("TERM") == "xterm-kitty"):
+    if content_type == "image/png" and (variables.get("KITTY_WINDOW_ID") or variables.get("TERM") == "xterm-kitty"):
         return "".join(_kitty(data)) + "\n"
     return None
 

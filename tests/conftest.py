@@ -1,4 +1,4 @@
-"""The AWS that tests talk to: moto's server over HTTP, or with ``--ministack PYTHON`` MiniStack in its own environment."""
+"""The AWS that tests talk to: moto's server over HTTP, or, with ``--ministack PYTHON``, MiniStack."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def resources(endpoint: str) -> Resources:
 
 @pytest.fixture
 def environ(endpoint: str, resources: Resources) -> dict[str, str]:
-    return {**CREDENTIALS, **resources.environ, "AWS_ENDPOINT_URL": endpoint}
+    return {**CREDENTIALS, **resources.variables, "AWS_ENDPOINT_URL": endpoint}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def plain() -> PlainEngine:
 
 @pytest.fixture
 def generate(settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine, clock: Clock) -> Generate:
-    return Generate(settings, store, queue, lambda _: plain, now=clock, new_seed=lambda: 1234, owner="worker-1")
+    return Generate(settings, store, queue, lambda _: plain, now=clock, new_seed=lambda: 1234, worker="worker-1")
 
 
 @pytest.fixture

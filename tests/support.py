@@ -51,7 +51,7 @@ def nothing() -> None:
 
 @dataclass
 class PlainEngine:
-    """Draws squares in the seed's colour. ``between`` runs before every step; ``fault`` is raised in place of a picture."""
+    """Draws squares in the seed's colour. ``between`` runs at every step; ``fault`` is raised in place of a picture."""
 
     card: ModelCard = CARD
     load_seconds: float = 0.25
@@ -86,7 +86,9 @@ class PlainEngine:
         """Holds nothing."""
 
 
-def sqs_event(*bodies: str, ids: list[str] | None = None, sent_ms: int = 1767323045000, count: int = 1) -> dict[str, Any]:
+def sqs_event(
+    *bodies: str, ids: list[str] | None = None, sent_ms: int = 1767323045000, count: int = 1
+) -> dict[str, Any]:
     """The event that Lambda makes of these message bodies."""
     names = ids or [str(uuid4()) for _ in bodies]
     return {

@@ -56,7 +56,7 @@ class Resources:
     dead_letter_queue_url: str
 
     @property
-    def environ(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         return {"BUCKET": self.bucket, "QUEUE_URL": self.queue_url}
 
 

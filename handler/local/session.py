@@ -42,7 +42,7 @@ def surroundings(endpoint: str | None, model: str | None) -> Iterator[Settings]:
         return
     with EmbeddedAws() as aws:
         resources = create_resources(aws.endpoint)
-        yield use(AWS_ENDPOINT_URL=aws.endpoint, **CREDENTIALS, **resources.environ)
+        yield use(AWS_ENDPOINT_URL=aws.endpoint, **CREDENTIALS, **resources.variables)
 
 
 @contextmanager
