@@ -266,3 +266,7 @@ def _show_one(result: dict[str, Any]) -> None:
         typer.echo("seconds: " + ", ".join(f"{name} {value:.3g}" for name, value in result["timings"].items()))
     if result["error"]:
         typer.echo(f"{result['error']['code']}: {result['error']['message']}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""``make bench``, or one by name: ``make bench ONLY=startup``. Each prints a table; nothing here is a test."""
+
+from __future__ import annotations
+
+import sys
+
+from . import startup
+
+BENCHMARKS = {"startup": startup.main}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or list(BENCHMARKS):
+        BENCHMARKS[name]()

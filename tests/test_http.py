@@ -1,0 +1,172 @@
+"""The HTTP API over real HTTP, as ``darkroom serve`` offers it; and the tutorial's client, word for word."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from PIL import Image
+
+from handler.errors import ModelUnavailable
+from handler.generate import Generate
+from handler.local.http import HttpApi, serve
+from handler.openapi import document
+from handler.status import Status
+from handler.submit import Submit
+from handler.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from handler.engine.running import PipelineEngine
+    from handler.settings import Settings
+    from handler.storage import TaskStore
+    from handler.taskqueue import TaskQueue
+
+    from .support import PlainEngine
+
+
+class Site:
+    """A served API and calls to it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def call(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:
+        request = urllib.request.Request(self.url + path, body, headers, method=method)
+        try:
+            with urllib.request.urlopen(request) as reply:
+                return reply.status, json.loads(reply.read())
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, json.loads(refused.read())
+
+
+@pytest.fixture(params=[False, True], ids=["inline-by-query", "inline-by-setting"])
+def inline_images(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def site(settings: Settings, store: TaskStore, queue: TaskQueue) -> Iterator[Site]:
+    with served(settings, store, queue) as site:
+        yield site
+
+
+@contextmanager
+def served(settings: Settings, store: TaskStore, queue: TaskQueue) -> Iterator[Site]:
+    server = serve(HttpApi(Submit(settings, store, queue), Status(settings, store)), 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield Site(f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def worker(settings: Settings, store: TaskStore, queue: TaskQueue, engine: PipelineEngine) -> Iterator[Worker]:
+    worker = Worker(Generate(settings, store, queue, lambda _: engine), queue, poll_seconds=1)
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    yield worker
+    worker.stop()
+    thread.join()
+
+
+def test_the_tutorials_client(
+    settings: Settings, store: TaskStore, queue: TaskQueue, worker: Worker, inline_images: bool
+) -> None:
+    """POST /generate, poll GET /results/{task_id}, decode image_base64: the fields as the tutorial spells them."""
+    here = replace(settings, inline_images=inline_images)
+    query = "" if inline_images else "?inline=base64"
+    with served(here, store, queue) as site:
+        code, answer = site.call("GET", "/health")
+        assert (code, answer["status"], answer["model_status"]) == (200, "ok", "available")
+        payload = {
+            "prompt": "a red apple on a blue background",
+            "negative_prompt": "blurry",
+            "num_inference_steps": 10,
+            "guidance_scale": 4.0,
+            "seed": 42,
+        }
+        code, answer = site.call(
+            "POST", "/generate", json.dumps(payload).encode(), **{"Content-Type": "application/json"}
+        )
+        assert code == 202
+        assert set(answer) == {"task_id", "status", "message"}
+        assert answer["status"] == "pending"
+        task_id = answer["task_id"]
+        result: dict[str, Any] = {}
+        for _ in range(600):
+            code, result = site.call("GET", f"/results/{task_id}{query}")
+            assert code == 200
+            assert {"task_id", "status", "prompt", "image_base64", "error_message"} <= set(result)
+            if result["status"] in ("completed", "failed"):
+                break
+            time.sleep(0.05)
+        assert (result["status"], result["task_id"], result["prompt"]) == ("completed", task_id, payload["prompt"])
+        assert result["error_message"] is None
+        picture = Image.open(io.BytesIO(base64.b64decode(result["image_base64"])))
+        assert picture.size == (64, 64)
+        assert site.call("GET", "/results/unknown")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b"not json", {"body"}),
+        (b"\xff\xfe", {"body"}),
+        (b'{"prompt": "x", "num_images": 99, "colour": 1}', {"num_images", "colour"}),
+        (b'{"prompt": "' + b"x" * 2_000_000 + b'"}', {"body"}),
+    ],
+)
+def test_bad_input_over_http(site: Site, body: bytes, fields: set[str]) -> None:
+    code, answer = site.call("POST", "/generate", body)
+    assert (code, answer["error"]["code"]) == (422, "INVALID_REQUEST")
+    assert {one["field"] for one in answer["error"]["details"]} == fields
+
+
+def test_an_unknown_path(site: Site) -> None:
+    assert site.call("GET", "/nothing/here")[0] == 404
+
+
+def test_without_a_model(settings: Settings, store: TaskStore, queue: TaskQueue, site: Site) -> None:
+    def load(_: Settings) -> PlainEngine:
+        raise ModelUnavailable("the folder is empty")
+
+    worker = Worker(Generate(settings, store, queue, load), queue, poll_seconds=1)
+    assert worker.run() == 1
+    code, answer = site.call("GET", "/health")
+    assert (code, answer["model_status"], answer["reason"]) == (200, "unavailable", "the folder is empty")
+    code, answer = site.call("POST", "/generate", b'{"prompt": "fox"}')
+    assert (code, answer["error"]["code"]) == (503, "MODEL_UNAVAILABLE")
+
+
+def test_the_description_is_valid_and_complete(site: Site) -> None:
+    code, described = site.call("GET", "/openapi.json")
+    assert code == 200
+    assert described == document()
+    assert [str(fault) for fault in OpenAPIV31SpecValidator(described).iter_errors()] == []
+    assert {path: set(operations) for path, operations in described["paths"].items()} == {
+        "/generate": {"post"},
+        "/results": {"get"},
+        "/results/{task_id}": {"get"},
+        "/health": {"get"},
+        "/openapi.json": {"get"},
+    }
+    fields = described["components"]["schemas"]["GenerationRequest"]["properties"]
+    assert fields["prompt"]["maxLength"] == 2000
+    assert set(described["paths"]["/generate"]["post"]["responses"]) == {"202", "409", "422", "500", "503"}

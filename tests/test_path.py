@@ -1,0 +1,178 @@
+"""The whole path with the real built-in pipeline: from a message to the pixels behind a presigned URL."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import urllib.request
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from handler.engine.loading import DTYPES, load
+from handler.errors import ModelUnavailable
+from handler.generate import Generate
+from handler.request import GenerationRequest
+from handler.settings import BUILT_IN_MODEL, Settings
+from handler.worker import Worker
+
+from .support import answer_of, http_event
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from handler.engine.running import PipelineEngine
+    from handler.status import Status
+    from handler.storage import TaskStore
+    from handler.taskqueue import TaskQueue
+
+APPLE = {"prompt": "a red apple on a blue background", "num_inference_steps": 20, "seed": 7}
+
+
+class Quiet:
+    def at_step(self, step: int, steps: int) -> None:
+        """Watches nothing."""
+
+
+def work_until_done(generate: Generate, queue: TaskQueue, status: Status, task_id: str) -> dict[str, Any]:
+    worker = Worker(generate, queue, poll_seconds=1)
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    try:
+        for _ in range(600):
+            code, result = answer_of(status.handle(http_event("GET", f"/results/{task_id}"), None))
+            if code == 200 and result["status"] in {"completed", "failed"}:
+                return dict(result)
+            threading.Event().wait(0.05)
+        raise AssertionError("the task did not end")
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def fetch(result: dict[str, Any]) -> list[bytes]:
+    bodies = []
+    for image in result["images"]:
+        with urllib.request.urlopen(image["url"]) as reply:
+            bodies.append(reply.read())
+    return bodies
+
+
+@pytest.fixture
+def real(settings: Settings, store: TaskStore, queue: TaskQueue, engine: PipelineEngine) -> Generate:
+    return Generate(settings, store, queue, lambda _: engine)
+
+
+def draw(engine: PipelineEngine, **request: Any) -> list[bytes]:
+    asked = engine.card.resolve(GenerationRequest.model_validate(request))
+    return [image.body for image in engine.encode(engine.develop(asked, Quiet()), asked)]
+
+
+def pixels(body: bytes) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(body)).convert("RGB")).astype(int)
+
+
+def test_from_a_message_to_a_picture(real: Generate, queue: TaskQueue, status: Status) -> None:
+    task_id = queue.send(json.dumps(APPLE))
+    result = work_until_done(real, queue, status, task_id)
+    assert result["status"] == "completed"
+    (image,) = result["images"]
+    (body,) = fetch(result)
+    picture = Image.open(io.BytesIO(body))
+    picture.load()
+    assert (picture.format, picture.size) == ("PNG", (64, 64))
+    assert (image["width"], image["height"], image["bytes"]) == (64, 64, len(body))
+    assert image["sha256"] == sha256(body).hexdigest()
+    assert result["request"]["guidance_scale"] == 4.0  # the card's
+    assert result["model"]["pipeline"] == "StableDiffusionPipeline"
+    assert 0 < result["timings"]["denoise"] <= result["timings"]["total"]
+    assert queue.receive(wait=1) == []
+    # An apple on blue: red in the middle, blue in the corners.
+    seen = pixels(body)
+    red, green, _ = seen[28:40, 24:40].mean(axis=(0, 1))
+    assert red > 150 > green
+    assert seen[:6, :6].mean(axis=(0, 1))[2] > 150
+
+
+def test_the_same_seed_draws_the_same_bytes(engine: PipelineEngine) -> None:
+    assert draw(engine, **APPLE) == draw(engine, **APPLE)
+    assert draw(engine, **APPLE) != draw(engine, **{**APPLE, "seed": 8})
+
+
+def test_the_pixels_are_the_pipelines_own(engine: PipelineEngine) -> None:
+    pipe = DiffusionPipeline.from_pretrained(BUILT_IN_MODEL, dtype=DTYPES[engine.card.dtype], use_safetensors=True)
+    pipe.set_progress_bar_config(disable=True)
+    seed = torch.Generator("cpu").manual_seed(7)
+    direct = pipe(APPLE["prompt"], num_inference_steps=20, guidance_scale=4.0, generator=seed).images[0]
+    assert (np.asarray(direct) == pixels(draw(engine, **APPLE)[0])).all()
+
+
+def test_image_i_of_a_task_is_the_image_of_its_seed(engine: PipelineEngine) -> None:
+    together = draw(engine, prompt="fox", seed=5, num_images=3)
+    alone = draw(engine, prompt="fox", seed=7)
+    assert len(together) == 3
+    assert np.abs(pixels(together[2]) - pixels(alone[0])).max() <= (1 if engine.card.dtype == "float32" else 12)
+
+
+def test_other_sizes(engine: PipelineEngine) -> None:
+    (body,) = draw(engine, prompt="fox", width=96, height=64, num_inference_steps=2, seed=1)
+    assert Image.open(io.BytesIO(body)).size == (96, 64)
+
+
+def test_the_card_of_the_built_in_model(engine: PipelineEngine) -> None:
+    baked = json.loads((BUILT_IN_MODEL / "model_card.json").read_text())
+    assert engine.card.model_dump(mode="json") | {"dtype": "auto"} == baked
+
+
+def test_steps_are_told(engine: PipelineEngine) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Counting:
+        def at_step(self, step: int, steps: int) -> None:
+            seen.append((step, steps))
+
+    engine.develop(engine.card.resolve(GenerationRequest(prompt="fox", seed=1, num_inference_steps=3)), Counting())
+    assert seen == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_an_observer_can_stop_a_task_and_the_next_one_runs(engine: PipelineEngine) -> None:
+    class Stopping:
+        def at_step(self, step: int, steps: int) -> None:
+            if step == 2:
+                raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError):
+        engine.develop(engine.card.resolve(GenerationRequest(prompt="fox", seed=1)), Stopping())
+    assert draw(engine, **APPLE)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").unlink(), "safetensors"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "JSON"),
+        (
+            lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"torn"),
+            "Unable to load weights",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, change: Any, reason: str) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(BUILT_IN_MODEL, folder)
+    change(folder)
+    with pytest.raises(ModelUnavailable, match=reason):
+        load(Settings(model_id=str(folder)))
+
+
+def test_a_model_that_is_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="cannot load"):
+        load(Settings(model_id=str(tmp_path / "nothing")))
