@@ -1,7 +1,7 @@
 """How long a fresh process takes until a handler is ready (imports, settings, clients), and its memory.
 
-Beside it the tutorial's server: FastAPI with diffusers, imported and no more. Times are from the start of the process to
-the handler's own word that it is ready, above those of a process that says so at once; medians, with bytecode present.
+Beside it the tutorial's server: FastAPI with diffusers, imported and no more. Times are from the start of a process to
+its own word that it is ready, above those of a process that says so at once; medians, with bytecode present.
 """
 
 from __future__ import annotations
