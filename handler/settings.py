@@ -49,6 +49,9 @@ class Settings:
         "Weights' type; `auto`: float16 on CUDA, bfloat16 on a CPU that computes in it, else float32",
         one_of=("auto", "float32", "bfloat16", "float16"),
     )
+    max_batch: int = _setting(
+        0, "Tasks at a time; `0` measures what is worth it when the model has loaded", least=0, most=64
+    )
     url_lifetime: int = _setting(3600, "Seconds that a presigned URL is valid", least=1, most=WEEK)
     inline_images: bool = _setting(False, "`1`: results carry `image_base64` even when not asked for")
     lease: int = _setting(60, "Seconds for which an attempt holds its task without a sign of life", least=5, most=3600)

@@ -1,20 +1,16 @@
-"""The running engine: one pipeline, one compute thread, tasks one at a time.
-
-Everything that computes (loading included) goes through one thread for the life of the process: a second thread that
-enters a parallel region makes every forward on a CPU 2.5 times slower; on a GPU one thread keeps the stream in order.
-"""
+"""The running engine: every task the stock pipeline in a thread of its own, all tasks' forwards in one place."""
 
 from __future__ import annotations
 
 import copy
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutOfMemory, UnsafeContent
 from . import Developed, EncodedImage
+from .compute import Compute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,43 +19,88 @@ if TYPE_CHECKING:
     from ..request import GenerationRequest
     from ..settings import Settings
     from . import Observer
+    from .seam import Forwards
 
 
 def start(settings: Settings) -> PipelineEngine:
     """Loads the pipeline in the compute thread, imports of torch and diffusers included. Raises ModelUnavailable."""
-    compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+    compute = Compute()
     began = time.perf_counter()
+
+    def load() -> tuple[Any, ModelCard]:
+        from .loading import load
+
+        return load(settings)
+
     try:
-        pipe, card = compute.submit(_load, settings).result()
+        pipe, card = compute.run(load)
+        engine = PipelineEngine(pipe, card, compute)
+        from .admission import settle
+
+        settle(engine, settings)
     except BaseException:
-        compute.shutdown()
+        compute.close()
         raise
-    return PipelineEngine(pipe, card, compute, time.perf_counter() - began)
-
-
-def _load(settings: Settings) -> tuple[Any, ModelCard]:
-    from .loading import load
-
-    return load(settings)
+    engine.load_seconds = time.perf_counter() - began
+    return engine
 
 
 class PipelineEngine:
     """Implements :class:`handler.engine.Engine` around an unmodified diffusers pipeline."""
 
-    capacity = 1
+    def __init__(self, pipe: Any, card: ModelCard, compute: Compute, capacity: int = 1) -> None:
+        from .loading import denoiser_name
+        from .seam import Forwards
 
-    def __init__(self, pipe: Any, card: ModelCard, compute: ThreadPoolExecutor, load_seconds: float) -> None:
-        self.card, self.load_seconds = card, load_seconds
-        self._pipe, self._compute = pipe, compute
-        self._places = BoundedSemaphore(self.capacity)
+        self.card, self.capacity, self.load_seconds = card, capacity, 0.0
+        self.pipe, self.compute = pipe, compute
+        self._denoiser = denoiser_name(pipe)
+        self.forwards: Forwards = Forwards(getattr(pipe, self._denoiser), compute)
+        compute.serve(self.forwards)
+        self._tokenizing = threading.Lock()
+        self._places = threading.Condition()
+        self._taken = 0
 
     @contextmanager
     def place(self) -> Iterator[None]:
         with self._places:
+            self._places.wait_for(lambda: self._taken < self.capacity)
+            self._taken += 1
+        try:
             yield
+        finally:
+            with self._places:
+                self._taken -= 1
+                self._places.notify()
 
     def develop(self, request: GenerationRequest, observer: Observer) -> Developed:
-        return self._compute.submit(self._run, request, observer).result()
+        return self.run(arguments(request, self.card), observer)
+
+    def run(self, call: dict[str, Any], observer: Observer) -> Developed:
+        """Runs the pipeline with these arguments in this thread; what is heavy is done in the compute thread."""
+        import torch
+
+        from .seam import out_of_memory
+
+        pipe = self._own()
+        passage = _Passage(self.forwards, pipe.scheduler, observer)
+        self._stand_in(pipe, passage)
+        began = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                output = pipe(**call)
+        except Exception as fault:
+            if out_of_memory(fault):
+                raise OutOfMemory("the device has too little memory for a picture of this size") from fault
+            raise
+        finally:
+            self.forwards.leave(passage)
+        ended = time.perf_counter()
+        if any(getattr(output, "nsfw_content_detected", None) or []):
+            raise UnsafeContent("the model's safety checker refused the picture")
+        first, last = passage.first or began, passage.last or began
+        times = {"text": first - began, "denoise": last - first, "decode": ended - last}
+        return Developed(output.images, **times, batch_size=passage.together)
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
         from .imaging import encode
@@ -68,53 +109,48 @@ class PipelineEngine:
         return [encode(picture, request.output_format, request.quality, seed) for picture, seed in pairs]
 
     def close(self) -> None:
-        self._compute.shutdown()
+        self.compute.close()
 
-    def _run(self, request: GenerationRequest, observer: Observer) -> Developed:
+    def _own(self) -> Any:
+        """A pipeline object for one task: weights shared, and a scheduler of its own, for that holds a task's state."""
+        pipe = copy.copy(self.pipe)
+        scheduler = self.pipe.scheduler
+        vars(pipe)["scheduler"] = type(scheduler).from_config(scheduler.config)
+        return pipe
+
+    def _stand_in(self, pipe: Any, passage: _Passage) -> None:
+        """Puts stand-ins in the components' places, past the pipeline's own bookkeeping of where they came from."""
         import torch
 
-        from .loading import denoiser_name
+        from .seam import Errands, Guarded, Seam
 
-        pipe = copy.copy(self._pipe)  # shares the weights; a scheduler holds one task's state, so each task has its own
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-        denoiser = getattr(pipe, denoiser_name(pipe))
-        watch = _Watch(pipe.scheduler, observer)
-        hooks = [
-            denoiser.register_forward_pre_hook(watch.before, prepend=True),
-            denoiser.register_forward_hook(watch.after),
-        ]
-        try:
-            with torch.inference_mode():
-                began = time.perf_counter()
-                output = pipe(**arguments(request, self.card))
-                ended = time.perf_counter()
-        except torch.OutOfMemoryError as fault:
-            raise OutOfMemory("the device has too little memory for this size") from fault
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if any(getattr(output, "nsfw_content_detected", None) or []):
-            raise UnsafeContent("the model's safety checker refused the picture")
-        first, last = watch.first or began, watch.last or began
-        return Developed(output.images, text=first - began, denoise=last - first, decode=ended - last, batch_size=1)
+        for name, component in self.pipe.components.items():
+            if name == self._denoiser:
+                vars(pipe)[name] = Seam(component, passage)
+            elif isinstance(component, torch.nn.Module):
+                vars(pipe)[name] = Errands(component, self.compute)
+            elif name.startswith("tokenizer") and component is not None:
+                vars(pipe)[name] = Guarded(component, self._tokenizing)
 
 
-class _Watch:
-    """Counts the calls of the denoiser and tells the observer before each."""
+class _Passage:
+    """One task's way through the seam: counts its calls and tells the observer before each."""
 
-    def __init__(self, scheduler: Any, observer: Observer) -> None:
-        self._scheduler, self._observer = scheduler, observer
+    def __init__(self, forwards: Forwards, scheduler: Any, observer: Observer) -> None:
+        self._forwards, self._scheduler, self._observer = forwards, scheduler, observer
         self._calls = 0
+        self.together = 1
         self.first: float | None = None
         self.last: float | None = None
 
-    def before(self, *_: object) -> None:
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.first = self.first or time.perf_counter()
         self._observer.at_step(self._calls, max(len(self._scheduler.timesteps), self._calls + 1))
-
-    def after(self, *_: object) -> None:
+        call = self._forwards.call(self, args, kwargs)
         self._calls += 1
+        self.together = max(self.together, call.together)
         self.last = time.perf_counter()
+        return call.output
 
 
 def arguments(request: GenerationRequest, card: ModelCard) -> dict[str, Any]:
