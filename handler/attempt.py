@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from . import tasks
-from .errors import DarkroomError, LostRace, ServiceFault
+from .errors import DarkroomError, LostRace, ServiceFault, Suspended, TimedOut
 from .logs import logger
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .storage import Stored, TaskStore
     from .taskqueue import Message, TaskQueue
+
+RESERVE = 5.0
+"""Seconds before a deadline that are kept for saving a checkpoint and giving the task back."""
 
 
 class Attempt:
@@ -36,53 +39,95 @@ class Attempt:
         stored: Stored,
         record: tasks.Record,
         message: Message,
+        deadline: float = float("inf"),
     ) -> None:
         self._store, self._queue, self._now, self._message = store, queue, now, message
         self._stored, self.record = stored, record
         self._lease = timedelta(seconds=settings.lease)
+        self._checkpoint_every = settings.checkpoint_every
+        self._deadline = deadline
         self._lock = threading.Lock()
-        self._lost: LostRace | None = None
+        self._stop: DarkroomError | None = None
         self._hidden_at = now()
+        self._saved_at = time.monotonic()
         self._progress: tasks.Progress | None = None
-        self._first_step_at: float | None = None
+        self._pace: _Pace | None = None
+        self._snapshot: Callable[[], bytes] = bytes
+        # An earlier attempt may have left one; from the first save of our own on there is one for certain.
+        self._may_have_checkpoint = record.attempt > 1
+
+    def begins(self, snapshot: Callable[[], bytes]) -> None:
+        self._snapshot = snapshot
 
     def at_step(self, step: int, steps: int) -> None:
-        """The engine's observer. Raises LostRace once the task is no longer this attempt's."""
-        if self._lost is not None:
-            raise self._lost
+        """The engine's observer. Raises LostRace once the task is no longer this attempt's, Suspended when it has to
+        stop for its host's sake.
+        """
+        if self._stop is not None:
+            raise self._stop
         lease = self.record.lease
         if lease is not None and lease.expires_at <= self._now():
             # Signs of life failed for a whole lease: another worker may already have the task.
             raise LostRace("the lease ran out while S3 could not be reached")
-        moment = time.monotonic()
-        self._first_step_at = self._first_step_at or moment
-        eta = (moment - self._first_step_at) / step * (steps - step) if step else None
+        self._pace = self._pace or _Pace(step)
+        seconds = self._pace.step_seconds(step)
+        if time.monotonic() + seconds + RESERVE > self._deadline:
+            if step == self._pace.first:
+                # Going on elsewhere without a step done could go on for ever: this way the queue counts.
+                raise TimedOut("not one step fits into what is left of this invocation")
+            raise Suspended("the next step does not fit into this invocation")
+        eta = seconds * (steps - step) if step > self._pace.first else None
         self._progress = tasks.Progress(step=step, steps=steps, fraction=step / steps, eta_seconds=eta)
 
+    def suspend(self) -> None:
+        """Stops the task before its next step, to go on elsewhere."""
+        if self._stop is None:
+            self._stop = Suspended("the worker stops")
+
+    def checkpoint(self) -> bytes:
+        """What an earlier attempt left behind; costs a request only where there was one."""
+        return self._store.read_checkpoint(self.record.task_id) if self._may_have_checkpoint else b""
+
+    def save(self) -> int:
+        """Writes the checkpoint; returns the number of bytes, 0 where there is nothing to keep."""
+        body = self._snapshot()
+        if body:
+            self._may_have_checkpoint = True
+            self._store.put_checkpoint(self.record.task_id, body)
+        return len(body)
+
     def beat(self) -> None:
-        """Writes a sign of life: lease, progress and, in time, the message's visibility. Never raises."""
+        """Writes a sign of life: lease, progress and, in time, visibility and a checkpoint. Never raises."""
         with self._lock:
-            if self.record.lease is None or self._lost is not None:
+            if self.record.lease is None or self._stop is not None:
                 return
             try:
                 self._write(tasks.beat(self.record, now=self._now(), lease=self._lease, progress=self._progress))
                 if self._now() - self._hidden_at >= self._lease / 3:
                     self._queue.hide(self._message.receipt_handle, self._lease.total_seconds())
                     self._hidden_at = self._now()
+                if self._checkpoint_every and time.monotonic() - self._saved_at >= self._checkpoint_every:
+                    self.save()
+                    self._saved_at = time.monotonic()
             except LostRace as lost:
-                self._lost = lost
+                self._stop = lost
             except ServiceFault as fault:
                 logger.warning("a sign of life failed; the next may not", task_id=self.record.task_id, fault=str(fault))
+            except Exception:
+                # Without its thread every attempt would lose its lease.
+                logger.exception("a sign of life broke", task_id=self.record.task_id)
 
     def complete(self, images: list[tasks.Image], timings: tasks.Timings, **run: Any) -> None:
         """The commit mark. A crash before it leaves images that no record names, and the task to the next attempt."""
         with self._lock:
             moved = tasks.complete(self.record, now=self._now(), images=images, timings=timings, **run)
             self._write(moved)
+        self._clear()
 
     def fail(self, fault: DarkroomError) -> None:
         with self._lock:
             self._write(tasks.fail(self.record, now=self._now(), fault=fault))
+        self._clear()
 
     def release(self, fault: DarkroomError) -> None:
         """Gives the task back. Should this fail too, the lease runs out and the next attempt takes it."""
@@ -93,6 +138,27 @@ class Attempt:
         self._stored = self._store.change(self._stored, record)
         self.record = record
 
+    def _clear(self) -> None:
+        """The task has ended: its checkpoint goes. A failure leaves it to the bucket's lifecycle rule."""
+        if not self._may_have_checkpoint:
+            return
+        try:
+            self._store.delete_checkpoint(self.record.task_id)
+        except ServiceFault as fault:
+            logger.warning("a checkpoint was left behind", task_id=self.record.task_id, fault=fault.message)
+
+
+class _Pace:
+    """This attempt's own measured steps; those that a checkpoint answered do not count."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._began = time.monotonic()
+
+    def step_seconds(self, step: int) -> float:
+        """Mean seconds a step so far; 0 before the first was measured."""
+        return (time.monotonic() - self._began) / (step - self.first) if step > self.first else 0.0
+
 
 class Heartbeat:
     """One thread for all of a worker's attempts, started with the first."""
@@ -102,12 +168,15 @@ class Heartbeat:
         self._attempts: set[Attempt] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._suspended = False
 
     @contextmanager
     def watching(self, attempt: Attempt) -> Iterator[None]:
         """Beats for ``attempt`` every few seconds while the block runs, first after one interval."""
         with self._changed:
             self._attempts.add(attempt)
+            if self._suspended:
+                attempt.suspend()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
                 self._thread.start()
@@ -117,6 +186,13 @@ class Heartbeat:
         finally:
             with self._changed:
                 self._attempts.discard(attempt)
+
+    def suspend(self) -> None:
+        """Suspends every attempt, and those that come."""
+        with self._changed:
+            self._suspended = True
+            for attempt in self._attempts:
+                attempt.suspend()
 
     def _run(self) -> None:
         while True:

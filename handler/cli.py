@@ -162,6 +162,18 @@ def status(task_id: str, as_json: Json = False) -> None:
 
 
 @app.command()
+def cancel(task_id: str) -> None:
+    """Cancels a task; a worker that is drawing it stops within seconds."""
+    from .storage import TaskStore
+    from .submit import Submit
+    from .taskqueue import TaskQueue
+
+    settings = Settings.load()
+    record = Submit(settings, TaskStore(settings), TaskQueue(settings)).cancel(task_id)
+    typer.echo(f"{task_id} is {record.status}")
+
+
+@app.command()
 def wait(
     task_id: str,
     timeout: Annotated[float, typer.Option(help="Seconds")] = 600,

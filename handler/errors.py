@@ -14,6 +14,7 @@
     ├── RetriesExhausted          RETRIES_EXHAUSTED  no         500
     ├── Internal                  INTERNAL           yes        500   a fault of ours, met while developing
     ├── ServiceFault              INTERNAL           yes        503   S3 or SQS failed, refused or did not answer
+    ├── Suspended             INTERNAL           yes        503   the worker stops; the task goes on elsewhere
     ├── SettingsError             INTERNAL           no         500   the environment is wrong
     └── Refused                   CONFLICT           no         409   a move that the record does not allow
         ├── Finished                                                  the task is terminal
@@ -131,6 +132,13 @@ class Internal(DarkroomError):
 
 class ServiceFault(DarkroomError):
     """S3 or SQS did not do what was asked, and the outcome of a write may be unknown."""
+
+    retryable: ClassVar[bool] = True
+    http_status: ClassVar[int] = 503
+
+
+class Suspended(DarkroomError):
+    """Raised between two steps of a task whose worker is about to go; its checkpoint goes with it."""
 
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503

@@ -31,6 +31,7 @@ from .errors import (
     LostRace,
     ModelUnavailable,
     ServiceFault,
+    Suspended,
 )
 from .logs import logger
 from .pipeline import Pipeline
@@ -94,14 +95,19 @@ class Generate:
 
     def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Serves an SQS event's records side by side. Answers which messages go back (``batchItemFailures``)."""
+        deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 if context else float("inf")
 
         async def serve(record: SQSRecord) -> None:
-            await asyncio.to_thread(self._serve, _message(record))
+            await asyncio.to_thread(self._serve, _message(record), deadline)
 
         processor = AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
         return dict(async_process_partial_response(event, serve, processor, context))
 
-    def _serve(self, message: Message) -> None:
+    def suspend(self) -> None:
+        """The host is about to go: every running task is saved and put back into the queue."""
+        self._heartbeat.suspend()
+
+    def _serve(self, message: Message, deadline: float) -> None:
         try:
             engine = self.engine()
         except ModelUnavailable as fault:
@@ -109,7 +115,7 @@ class Generate:
             self._back(message, fault)
         for _ in range(3):
             try:
-                self._once(message, engine)
+                self._once(message, engine, deadline)
                 return
             except LostRace as lost:
                 # Somebody moved the record: read it again and decide anew. Usually it is finished, or held.
@@ -120,7 +126,7 @@ class Generate:
                 self._back(message, fault)
         self._back(message, ServiceFault("the record keeps moving"))
 
-    def _once(self, message: Message, engine: Engine) -> None:
+    def _once(self, message: Message, engine: Engine, deadline: float) -> None:
         """One reading of the message, to a terminal record. Raises LostRace, Held, ServiceFault and Back."""
         parsed = parse(message.body, engine.card)
         task_id = parsed.task_id or message.message_id
@@ -129,9 +135,14 @@ class Generate:
             with ExitStack() as place:
                 place.enter_context(engine.place())
                 began = time.perf_counter()
-                attempt = self._claim(task_id, request, message, engine)
+                attempt = self._claim(task_id, request, message, engine, deadline)
                 with self._heartbeat.watching(attempt):
                     self._run(attempt, engine, message, began, place)
+        except Suspended as fault:
+            # A message of its own, not this one given back: a task that outlasts many hosts must not look like poison.
+            # A crash before the send leaves this message; one after it makes two, and one claim.
+            self._queue.send(request.message(task_id))
+            logger.info("suspended", task_id=task_id, reason=fault.message)
         except InvalidRequest as fault:
             self._reject(task_id, fault)
         except Conflict as fault:
@@ -139,7 +150,9 @@ class Generate:
         except Finished as fault:
             logger.info("nothing to do", task_id=task_id, fault=fault.message)
 
-    def _claim(self, task_id: str, request: GenerationRequest, message: Message, engine: Engine) -> Attempt:
+    def _claim(
+        self, task_id: str, request: GenerationRequest, message: Message, engine: Engine, deadline: float
+    ) -> Attempt:
         """Raises Finished, Held, Conflict, or LostRace when another worker was faster."""
         now, card = self._now(), engine.card
         stored = self._store.read(task_id)
@@ -165,7 +178,14 @@ class Generate:
             stored = self._store.change(stored, claimed)
         # A crash from here on leaves ``processing`` with a lease that runs out; the message comes back by itself.
         return Attempt(
-            self._store, self._queue, self._settings, self._now, stored=stored, record=claimed, message=message
+            self._store,
+            self._queue,
+            self._settings,
+            self._now,
+            stored=stored,
+            record=claimed,
+            message=message,
+            deadline=deadline,
         )
 
     def _run(self, attempt: Attempt, engine: Engine, message: Message, began: float, place: ExitStack) -> None:
@@ -173,7 +193,7 @@ class Generate:
         if request is None:
             raise Internal("a claimed record has a request")
         try:
-            developed = engine.develop(request, attempt)
+            developed = engine.develop(request, attempt, attempt.checkpoint())
             place.close()  # encoding and upload need no place: the next task starts meanwhile
             encoding = time.perf_counter()
             encoded = engine.encode(developed, request)
@@ -186,6 +206,10 @@ class Generate:
             attempt.complete(images, timings, batch_size=developed.batch_size, cold_start=cold)
             logger.info("completed", task_id=attempt.record.task_id, seconds=timings.total)
         except LostRace:
+            raise
+        except Suspended as fault:
+            logger.info("saved", task_id=attempt.record.task_id, bytes=attempt.save())
+            attempt.release(fault)
             raise
         except DarkroomError as fault:
             self._give_up(attempt, fault, message)

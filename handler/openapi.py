@@ -70,6 +70,21 @@ def result(
 ) -> ResultResponse: ...
 
 
+@app.delete(
+    "/results/<task_id>",
+    summary="Cancel a task",
+    responses=_answers(
+        200,
+        "Cancelled, now or before",
+        TaskResponse,
+        _404="No such task",
+        _409="It has completed or failed",
+        _503="S3 failed",
+    ),
+)
+def cancel(task_id: Annotated[str, Path(description="The task's name")]) -> TaskResponse: ...
+
+
 @app.get(
     "/results",
     summary="All tasks, newest first",

@@ -56,6 +56,12 @@ class Settings:
     inline_images: bool = _setting(False, "`1`: results carry `image_base64` even when not asked for")
     lease: int = _setting(60, "Seconds for which an attempt holds its task without a sign of life", least=5, most=3600)
     beat_every: float = _setting(2.0, "Seconds between progress writes of a running task", least=0.1, most=60)
+    checkpoint_every: float = _setting(
+        0.0,
+        "Seconds between checkpoints of a running task, which bound what a hard kill costs; `0`: none",
+        least=0,
+        most=3600,
+    )
     retention_days: int = _setting(30, "Days until a task's `expires_at`", least=1, most=3650)
     log_level: str = _setting("INFO", "Least level of the JSON log", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
     cache_dir: str = _setting("/tmp/darkroom", "Where models from S3 are kept on this machine")  # noqa: S108

@@ -48,6 +48,11 @@ def image_key(task_id: str, attempt: int, index: int, extension: str) -> str:
     return f"tasks/{task_id}/{attempt}/{index}.{extension}"
 
 
+def checkpoint_key(task_id: str) -> str:
+    """One for all attempts: what any of them stores is a beginning of the same picture."""
+    return f"tasks/{task_id}/checkpoint"
+
+
 def index_name(task_id: str, created_at: datetime) -> str:
     return f"{FAR_FUTURE_MS - _milliseconds(created_at):013d}-{task_id}"
 
@@ -136,6 +141,19 @@ class TaskStore:
         if stored is None:
             raise NotFound("the image is no longer kept")
         return stored.body
+
+    def put_checkpoint(self, task_id: str, body: bytes) -> None:
+        with _translated("write a checkpoint"):
+            obstore.put(self._s3, checkpoint_key(task_id), body, use_multipart=False)
+
+    def read_checkpoint(self, task_id: str) -> bytes:
+        """Empty where there is none."""
+        stored = self._get(checkpoint_key(task_id))
+        return stored.body if stored else b""
+
+    def delete_checkpoint(self, task_id: str) -> None:
+        with _translated("delete a checkpoint"), suppress(FileNotFoundError):
+            obstore.delete(self._s3, checkpoint_key(task_id))
 
     def presign(self, key: str) -> str:
         """A GET URL, valid for ``URL_LIFETIME`` seconds and no longer than the credentials that sign it."""

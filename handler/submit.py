@@ -1,4 +1,4 @@
-"""``POST /generate``: validates, records, queues. Never loads torch."""
+"""``POST /generate`` and ``DELETE /results/{task_id}``: all that changes a task from outside. Never loads torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 from . import tasks
 from .api import Answer, Api, Event, answer, body_of
 from .card import ModelCard
-from .errors import Conflict, Fault, InvalidRequest, LostRace, ModelUnavailable, ServiceFault
+from .errors import (
+    Conflict,
+    Fault,
+    Finished,
+    InvalidRequest,
+    LostRace,
+    ModelUnavailable,
+    NotFound,
+    ServiceFault,
+)
 from .health import ModelHealth
 from .request import GenerationRequest, parse
 from .settings import Settings
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
 
     from aws_lambda_powertools.event_handler import Response
     from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
+
+CANCEL_TRIES = 5
 
 
 class Submit:
@@ -55,6 +66,33 @@ class Submit:
             record = self.submit(body_of(app.current_event.raw_event), headers.get("Idempotency-Key"))
             message = f"task {record.task_id} is {record.status}; ask for it at /results/{record.task_id}"
             return answer(202, {"task_id": record.task_id, "status": record.status, "message": message})
+
+        @app.delete("/results/<task_id>")
+        def cancel(task_id: str) -> Response[str]:
+            record = self.cancel(task_id)
+            message = f"task {task_id} is cancelled"
+            return answer(200, {"task_id": task_id, "status": record.status, "message": message})
+
+    def cancel(self, task_id: str) -> tasks.Record:
+        """The cancelled record, also if it was cancelled before. The record is the signal: the worker meets it at its
+        next sign of life. Raises NotFound, and Conflict if the task has completed or failed.
+        """
+        for _ in range(CANCEL_TRIES):
+            stored = self._store.read(task_id) if fullmatch(TASK_ID, task_id) else None
+            if stored is None:
+                raise NotFound(f"there is no task {task_id[:128]!r}")
+            record = tasks.Record.from_json(stored.body)
+            if record.status == "cancelled":
+                return record
+            try:
+                cancelled = tasks.cancel(record, now=self._now())
+                self._store.change(stored, cancelled)
+            except Finished as fault:
+                raise Conflict(fault.message) from fault
+            except LostRace:
+                continue  # it has just moved, as by a sign of life: read again
+            return cancelled
+        raise ServiceFault("the task keeps moving; cancel it again")
 
     def submit(self, body: str | bytes, key: str | None = None) -> tasks.Record:
         """The task's record: a new one, or the one that the same id and body made before.

@@ -6,6 +6,7 @@
        │                    ▲                  │  │   │
        └── reject ─▶ failed └───── release ────┘  │   └── fail ──▶ failed
                                                   └── beat, or claim once the lease has run out ──▶ processing
+    pending or processing ── cancel ──▶ cancelled
 
 The moves are pure: from a record to the next one, or :class:`~handler.errors.Refused`. Whoever applies one writes it
 with ``If-Match`` of the record that it was computed from, so a move that came too late is never written.
@@ -18,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .errors import Code, DarkroomError, Finished, Held, LostRace
+from .errors import Cancelled, Code, DarkroomError, Finished, Held, LostRace
 from .request import Contract, GenerationRequest, TaskId
 
 Status = Literal["pending", "processing", "completed", "failed", "cancelled"]
@@ -197,6 +198,13 @@ def fail(record: Record, *, now: datetime, fault: DarkroomError) -> Record:
     if record.status in TERMINAL:
         raise Finished(f"the task is {record.status}")
     return record._next(status="failed", completed_at=now, lease=None, error=error_info(fault))
+
+
+def cancel(record: Record, *, now: datetime) -> Record:
+    """Ends a task at its caller's wish. Raises Finished on a terminal one."""
+    if record.status in TERMINAL:
+        raise Finished(f"the task is {record.status}")
+    return record._next(status="cancelled", completed_at=now, lease=None, error=error_info(Cancelled("cancelled")))
 
 
 def release(record: Record, *, fault: DarkroomError) -> Record:

@@ -25,6 +25,8 @@ POLL_SECONDS = 5
 """A long poll cannot be interrupted: it bounds how long a stop may take."""
 PAUSE_AFTER_FAULT = 2.0
 MOST_TASKS = 64
+MOST_MESSAGES = 10
+"""What SQS gives at a time."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,11 @@ class Worker:
         """Whether the worker ended, or is ending, because the model cannot be loaded."""
         return self._failed
 
-    def stop(self) -> None:
-        """Takes no further messages; what is running is finished."""
+    def stop(self, *, suspend: bool = False) -> None:
+        """Takes no further messages. What is running is finished, or saved and put back if it is to ``suspend``."""
         self._stop.set()
+        if suspend:
+            self._app.suspend()
         with self._free:
             self._free.notify_all()
 
@@ -66,8 +70,8 @@ class Worker:
         """Serves until stopped. Returns the exit status."""
         threading.Thread(target=self._load, name="load", daemon=True).start()
         with ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task") as pool:
-            while self._wait_for_place():
-                for message in self._receive():
+            while free := self._wait_for_place():
+                for message in self._receive(free):
                     with self._free:
                         self._running += 1
                     pool.submit(self._serve, message)
@@ -85,14 +89,15 @@ class Worker:
             self._free.notify_all()
         return None
 
-    def _wait_for_place(self) -> bool:
+    def _wait_for_place(self) -> int:
+        """The number of free places, once there is one; 0 when it is time to stop."""
         with self._free:
             self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity)
-        return not self._stop.is_set()
+            return 0 if self._stop.is_set() else self._capacity - self._running
 
-    def _receive(self) -> list[Message]:
+    def _receive(self, free: int) -> list[Message]:
         try:
-            messages = self._queue.receive(1, self._poll_seconds)
+            messages = self._queue.receive(min(free, MOST_MESSAGES), self._poll_seconds)
             if self._stop.is_set() and not self._failed:
                 for message in messages:
                     self._queue.hide(message.receipt_handle, 0)
@@ -141,7 +146,9 @@ def main(settings: Settings | None = None) -> int:
 
     def on_signal(*_: object) -> None:
         # Not from here: a handler interrupts the main thread, which may hold the lock that stop() needs.
-        threading.Thread(target=worker.stop, name="stop").start()
+        threading.Thread(target=worker.stop, kwargs={"suspend": True}, name="stop").start()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, signal.SIG_DFL)  # a second one ends the process at once
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, on_signal)

@@ -59,6 +59,7 @@ class PlainEngine:
     between: Callable[[], None] = nothing
     fault: BaseException | None = None
     drawn: list[str] = field(default_factory=list)
+    resumed: list[bytes] = field(default_factory=list)
     _places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(4))
 
     @contextmanager
@@ -66,7 +67,9 @@ class PlainEngine:
         with self._places:
             yield
 
-    def develop(self, request: GenerationRequest, observer: Observer) -> Developed:
+    def develop(self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"") -> Developed:
+        observer.begins(lambda: b"step by step")
+        self.resumed.append(checkpoint)
         steps = request.num_inference_steps or 1
         for step in range(steps):
             observer.at_step(step, steps)

@@ -163,7 +163,7 @@ def test_the_description_is_valid_and_complete(site: Site) -> None:
     assert {path: set(operations) for path, operations in described["paths"].items()} == {
         "/generate": {"post"},
         "/results": {"get"},
-        "/results/{task_id}": {"get"},
+        "/results/{task_id}": {"get", "delete"},
         "/health": {"get"},
         "/openapi.json": {"get"},
     }

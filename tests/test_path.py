@@ -36,6 +36,9 @@ APPLE = {"prompt": "a red apple on a blue background", "num_inference_steps": 20
 
 
 class Quiet:
+    def begins(self, snapshot: object) -> None:
+        """Keeps nothing."""
+
     def at_step(self, step: int, steps: int) -> None:
         """Watches nothing."""
 
@@ -133,7 +136,7 @@ def test_the_card_of_the_built_in_model(engine: PipelineEngine) -> None:
 def test_steps_are_told(engine: PipelineEngine) -> None:
     seen: list[tuple[int, int]] = []
 
-    class Counting:
+    class Counting(Quiet):
         def at_step(self, step: int, steps: int) -> None:
             seen.append((step, steps))
 
@@ -142,7 +145,7 @@ def test_steps_are_told(engine: PipelineEngine) -> None:
 
 
 def test_an_observer_can_stop_a_task_and_the_next_one_runs(engine: PipelineEngine) -> None:
-    class Stopping:
+    class Stopping(Quiet):
         def at_step(self, step: int, steps: int) -> None:
             if step == 2:
                 raise InterruptedError("enough")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from ..card import ModelCard
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """Whoever waits for a task's picture. Called in the thread that computes: must be quick."""
+    """Whoever waits for a task's picture. Called in the task's thread, between its steps."""
+
+    def begins(self, snapshot: Callable[[], bytes]) -> None:
+        """The task starts. ``snapshot`` gives its checkpoint so far, in any thread, at any time; empty for none."""
 
     def at_step(self, step: int, steps: int) -> None:
         """``step`` denoiser calls of ``steps`` are done and the next is about to run; an exception stops the task."""
@@ -28,6 +32,7 @@ class Developed:
     denoise: float
     decode: float
     batch_size: int
+    resumed_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,10 @@ class Engine(Protocol):
     def place(self) -> AbstractContextManager[None]:
         """Waits for one of the ``capacity`` places; a task is claimed only with a place in hand."""
 
-    def develop(self, request: GenerationRequest, observer: Observer) -> Developed:
-        """Draws the pictures of a request that the card has resolved.
+    def develop(self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"") -> Developed:
+        """Draws the pictures of a request that the card has resolved, from where ``checkpoint`` left off.
+
+        A checkpoint of another model, revision, request or library version is passed over, with a line in the log.
 
         Raises OutOfMemory, UnsafeContent, whatever the observer raised, and whatever the pipeline did.
         """

@@ -28,6 +28,9 @@ STEPS = 3
 
 
 class _Unwatched:
+    def begins(self, snapshot: object) -> None:
+        """Nothing of these is worth keeping."""
+
     def at_step(self, step: int, steps: int) -> None:
         """Nobody waits for these pictures."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OutOfMemory, UnsafeContent
 from . import Developed, EncodedImage
 from .compute import Compute
+from .passage import Passage, Replay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,7 @@ class PipelineEngine:
     """Implements :class:`handler.engine.Engine` around an unmodified diffusers pipeline."""
 
     def __init__(self, pipe: Any, card: ModelCard, compute: Compute, capacity: int = 1) -> None:
+        from .checkpoint import weights_of
         from .loading import denoiser_name
         from .seam import Forwards
 
@@ -58,6 +60,7 @@ class PipelineEngine:
         self.forwards: Forwards = Forwards(getattr(pipe, self._denoiser), compute)
         compute.serve(self.forwards)
         self._tokenizing = threading.Lock()
+        self._weights = compute.run(lambda: weights_of(self.forwards.denoiser))
         self._places = threading.Condition()
         self._taken = 0
 
@@ -73,17 +76,20 @@ class PipelineEngine:
                 self._taken -= 1
                 self._places.notify()
 
-    def develop(self, request: GenerationRequest, observer: Observer) -> Developed:
-        return self.run(arguments(request, self.card), observer)
+    def develop(self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"") -> Developed:
+        from .checkpoint import identity
 
-    def run(self, call: dict[str, Any], observer: Observer) -> Developed:
+        made_by = identity(self.card, self._weights, request)
+        return self.run(arguments(request, self.card), observer, Replay(made_by, checkpoint))
+
+    def run(self, call: dict[str, Any], observer: Observer, replay: Replay | None = None) -> Developed:
         """Runs the pipeline with these arguments in this thread; what is heavy is done in the compute thread."""
         import torch
 
         from .seam import out_of_memory
 
         pipe = self._own()
-        passage = _Passage(self.forwards, pipe.scheduler, observer)
+        passage = Passage(self.forwards, pipe.scheduler, observer, replay or Replay({}))
         self._stand_in(pipe, passage)
         began = time.perf_counter()
         try:
@@ -100,7 +106,7 @@ class PipelineEngine:
             raise UnsafeContent("the model's safety checker refused the picture")
         first, last = passage.first or began, passage.last or began
         times = {"text": first - began, "denoise": last - first, "decode": ended - last}
-        return Developed(output.images, **times, batch_size=passage.together)
+        return Developed(output.images, **times, batch_size=passage.together, resumed_steps=len(passage.replay.stored))
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
         from .imaging import encode
@@ -118,7 +124,7 @@ class PipelineEngine:
         vars(pipe)["scheduler"] = type(scheduler).from_config(scheduler.config)
         return pipe
 
-    def _stand_in(self, pipe: Any, passage: _Passage) -> None:
+    def _stand_in(self, pipe: Any, passage: Passage) -> None:
         """Puts stand-ins in the components' places, past the pipeline's own bookkeeping of where they came from."""
         import torch
 
@@ -131,26 +137,6 @@ class PipelineEngine:
                 vars(pipe)[name] = Errands(component, self.compute)
             elif name.startswith("tokenizer") and component is not None:
                 vars(pipe)[name] = Guarded(component, self._tokenizing)
-
-
-class _Passage:
-    """One task's way through the seam: counts its calls and tells the observer before each."""
-
-    def __init__(self, forwards: Forwards, scheduler: Any, observer: Observer) -> None:
-        self._forwards, self._scheduler, self._observer = forwards, scheduler, observer
-        self._calls = 0
-        self.together = 1
-        self.first: float | None = None
-        self.last: float | None = None
-
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.first = self.first or time.perf_counter()
-        self._observer.at_step(self._calls, max(len(self._scheduler.timesteps), self._calls + 1))
-        call = self._forwards.call(self, args, kwargs)
-        self._calls += 1
-        self.together = max(self.together, call.together)
-        self.last = time.perf_counter()
-        return call.output
 
 
 def arguments(request: GenerationRequest, card: ModelCard) -> dict[str, Any]:

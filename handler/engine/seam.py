@@ -59,6 +59,7 @@ class Forwards:
         self.last_call: Call | None = None
         self.count = 0
         self.calls = 0
+        self.device = next(denoiser.parameters()).device
         self._compute = compute
         self._signature = inspect.signature(denoiser.forward)
         self._waiting: list[Call] = []

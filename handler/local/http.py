@@ -28,7 +28,7 @@ class HttpApi:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
-        handler = self._submit if (request.method, request.path) == ("POST", "/generate") else self._status
+        handler = self._submit if request.method in {"POST", "DELETE"} else self._status
         answer = handler.handle(event_of(request), None)
         body = answer.get("body") or ""
         headers = {name: value for name, values in answer.get("multiValueHeaders", {}).items() for value in values}

@@ -1,0 +1,68 @@
+"""One task's way through the seam: counts its calls, tells the observer before each, replays what is already known."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from . import Observer
+    from .seam import Forwards
+
+
+class Replay:
+    """What a checkpoint holds of a task, and the identity that it must have."""
+
+    def __init__(self, made_by: dict[str, str], checkpoint: bytes = b"") -> None:
+        self.made_by, self.checkpoint = made_by, checkpoint
+        self.stored: list[torch.Tensor] = []
+
+    def read(self, device: torch.device) -> None:
+        from .checkpoint import unpack
+
+        if self.checkpoint:
+            self.stored = unpack(self.checkpoint, self.made_by, device)
+            self.checkpoint = b""
+
+
+class Passage:
+    """Stands behind a task's seam. A call is answered from the checkpoint where that has it, else by a forward."""
+
+    def __init__(self, forwards: Forwards, scheduler: Any, observer: Observer, replay: Replay) -> None:
+        self._forwards, self._scheduler, self._observer, self.replay = forwards, scheduler, observer, replay
+        self._outputs: list[torch.Tensor] = []
+        self._exact = True
+        self.together = 1
+        self.first: float | None = None
+        self.last: float | None = None
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.first is None:
+            self.first = time.perf_counter()
+            self._observer.begins(self.snapshot)
+            self.replay.read(self._forwards.device)
+        done = len(self._outputs)
+        if done < len(self.replay.stored):
+            output: Any = (self.replay.stored[done],)
+        else:
+            self._observer.at_step(done, max(len(self._scheduler.timesteps), done + 1))
+            call = self._forwards.call(self, args, kwargs)
+            self.together = max(self.together, call.together)
+            output = call.output
+        self._keep(output)
+        self.last = time.perf_counter()
+        return output
+
+    def snapshot(self) -> bytes:
+        """The outputs so far; nothing for a pipeline whose calls answer something else than one tensor."""
+        from .checkpoint import pack
+
+        outputs = list(self._outputs)
+        return pack(outputs, self.replay.made_by) if outputs and self._exact and self.replay.made_by else b""
+
+    def _keep(self, output: Any) -> None:
+        tensor = output[0]
+        self._exact = self._exact and isinstance(output, tuple) and len(output) == 1
+        self._outputs.append(tensor)

@@ -1,0 +1,171 @@
+"""Cancel, deadline and shutdown: who stops a task, what is left behind, and who goes on."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from handler import tasks
+from handler.errors import Conflict, NotFound
+from handler.generate import Generate
+
+from .support import Clock, PlainEngine, answer_of, http_event, sqs_event
+
+if TYPE_CHECKING:
+    from handler.settings import Settings
+    from handler.status import Status
+    from handler.storage import TaskStore
+    from handler.submit import Submit
+    from handler.taskqueue import TaskQueue
+
+CONSUMED: dict[str, object] = {"batchItemFailures": []}
+BODY = '{"prompt": "fox", "num_inference_steps": 8}'
+
+
+def record_of(store: TaskStore, task_id: str) -> tasks.Record:
+    stored = store.read(task_id)
+    assert stored is not None
+    return tasks.Record.from_json(stored.body)
+
+
+class Context:
+    """Lambda's context with so many seconds left."""
+
+    def __init__(self, seconds: float) -> None:
+        self.ends = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int((self.ends - time.monotonic()) * 1000)
+
+
+def test_a_waiting_task_is_cancelled(submit: Submit, generate: Generate, store: TaskStore, plain: PlainEngine) -> None:
+    submit.submit('{"prompt": "fox", "task_id": "mine"}')
+    for _ in range(2):  # the second time as well
+        code, answer = answer_of(submit.handle(http_event("DELETE", "/results/mine"), None))
+        assert (code, answer["status"]) == (200, "cancelled")
+    assert record_of(store, "mine").sequence == 2
+    assert generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine"}'), None) == CONSUMED
+    assert plain.drawn == []
+
+
+def test_a_finished_task_is_not_cancelled(submit: Submit, generate: Generate, store: TaskStore) -> None:
+    generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine"}'), None)
+    code, answer = answer_of(submit.handle(http_event("DELETE", "/results/mine"), None))
+    assert (code, answer["error"]["code"]) == (409, "CONFLICT")
+    assert record_of(store, "mine").status == "completed"
+    with pytest.raises(Conflict, match="completed"):
+        submit.cancel("mine")
+
+
+@pytest.mark.parametrize("task_id", ["nobody", "..", "a b"])
+def test_nothing_to_cancel(submit: Submit, task_id: str) -> None:
+    with pytest.raises(NotFound):
+        submit.cancel(task_id)
+    assert answer_of(submit.handle(http_event("DELETE", f"/results/{task_id}"), None))[0] == 404
+
+
+def test_a_running_task_stops_at_the_step_after_its_worker_learns_of_it(
+    settings: Settings, store: TaskStore, queue: TaskQueue, submit: Submit, status: Status
+) -> None:
+    steps: list[float] = []
+    learnt = threading.Event()
+
+    def between() -> None:
+        steps.append(time.monotonic())
+        if len(steps) == 2:
+            submit.cancel("mine")
+            learnt.wait(0.4)  # several signs of life
+
+    generate = Generate(replace(settings, beat_every=0.1), store, queue, lambda _: PlainEngine(between=between))
+    assert generate.handle(sqs_event(BODY.replace("{", '{"task_id": "mine", ', 1)), None) == CONSUMED
+    assert len(steps) == 2
+    record = record_of(store, "mine")
+    assert (record.status, record.images) == ("cancelled", [])
+    result = status.result("mine")
+    assert (result["status"], result["error"]["code"]) == ("cancelled", "CANCELLED")
+
+
+def test_a_suspended_task_is_saved_and_goes_on_from_there(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    steps: list[int] = []
+    plain = PlainEngine()
+    generate = Generate(settings, store, queue, lambda _: plain, now=clock)
+
+    def between() -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            generate.suspend()
+
+    plain.between = between
+    assert generate.handle(sqs_event(BODY, ids=["m-1"]), None) == CONSUMED
+    assert len(steps) == 3
+    record = record_of(store, "m-1")
+    assert (record.status, record.lease, record.attempt) == ("pending", None, 1)
+    assert store.read_checkpoint("m-1") == b"step by step"
+    (message,) = queue.receive(wait=1)  # at once, and as a message that nobody has received before
+    assert json.loads(message.body)["task_id"] == "m-1"
+    assert message.attributes["ApproximateReceiveCount"] == "1"
+    elsewhere = PlainEngine()
+    another = Generate(settings, store, queue, lambda _: elsewhere, now=clock)
+    assert another.handle(sqs_event(message.body), None) == CONSUMED
+    assert elsewhere.resumed == [b"step by step"]
+    record = record_of(store, "m-1")
+    assert (record.status, record.attempt) == ("completed", 2)
+    assert store.read_checkpoint("m-1") == b""
+
+
+def test_a_task_that_outlasts_its_invocation_goes_on_in_the_next(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    generate = Generate(settings, store, queue, lambda _: PlainEngine(between=lambda: time.sleep(0.2)), now=clock)
+    assert generate.handle(sqs_event(BODY, ids=["m-1"]), Context(5.5)) == CONSUMED
+    assert record_of(store, "m-1").status == "pending"
+    assert store.read_checkpoint("m-1")
+    assert len(queue.receive(wait=1)) == 1
+
+
+def test_an_invocation_too_short_for_one_step_counts_as_a_try(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    generate = Generate(settings, store, queue, lambda _: PlainEngine(), now=clock)
+    answer = generate.handle(sqs_event(BODY, ids=["m-1"]), Context(3))
+    assert answer == {"batchItemFailures": [{"itemIdentifier": "m-1"}]}
+    record = record_of(store, "m-1")
+    assert record.status == "pending"
+    assert record.error is not None
+    assert record.error.code == "TIMED_OUT"
+    assert queue.receive(wait=0) == []
+
+
+def test_checkpoints_are_written_as_often_as_asked(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    seen: list[bytes] = []
+
+    def between() -> None:
+        time.sleep(0.1)
+        seen.append(store.read_checkpoint("m-1"))
+
+    often = replace(settings, beat_every=0.1, checkpoint_every=0.1)
+    generate = Generate(often, store, queue, lambda _: PlainEngine(between=between), now=clock)
+    generate.handle(sqs_event(BODY, ids=["m-1"]), None)
+    assert b"step by step" in seen
+    assert store.read_checkpoint("m-1") == b""
+
+
+def test_a_task_that_failed_leaves_no_checkpoint(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    from handler.errors import OutOfMemory
+
+    plain = PlainEngine(between=lambda: time.sleep(0.1), fault=OutOfMemory("big"))
+    often = replace(settings, beat_every=0.1, checkpoint_every=0.1)
+    Generate(often, store, queue, lambda _: plain, now=clock).handle(sqs_event(BODY, ids=["m-1"]), None)
+    assert record_of(store, "m-1").status == "failed"
+    assert store.read_checkpoint("m-1") == b""
