@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver, ProxyEventType
 
-from .errors import DarkroomError, Internal, NotFound
+from .errors import DarkroomError, Fault, Internal, InvalidRequest, NotFound
 from .logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+ONE_AT_A_TIME = threading.Lock()
+"""Powertools keeps the event in a class attribute: Lambda serves one at a time, and so do threads elsewhere."""
 
 Event = dict[str, Any]
 Answer = dict[str, Any]
@@ -29,9 +33,10 @@ class Api:
     def __call__(self, event: Event, context: Any) -> Answer:
         v2 = event.get("version") == "2.0"
         kind = ProxyEventType.APIGatewayProxyEventV2 if v2 else ProxyEventType.APIGatewayProxyEvent
-        if kind not in self._apps:
-            self._apps[kind] = self._build(kind)
-        return self._apps[kind].resolve(event, context)
+        with ONE_AT_A_TIME:
+            if kind not in self._apps:
+                self._apps[kind] = self._build(kind)
+            return self._apps[kind].resolve(event, context)
 
     def _build(self, kind: ProxyEventType) -> ApiGatewayResolver:
         app = ApiGatewayResolver(proxy_type=kind)
@@ -44,7 +49,7 @@ class Api:
 
 def _refuse(fault: DarkroomError) -> Response[str]:
     if fault.http_status >= 500:
-        logger.error(fault.message, exc_info=fault)
+        logger.error(fault.message, cause=str(fault.__cause__) if fault.__cause__ else None)
     return answer(fault.http_status, fault.envelope())
 
 
@@ -61,4 +66,9 @@ def answer(status: int, body: object) -> Response[str]:
 def body_of(event: Event) -> bytes:
     """The request's body as it was sent; API Gateway encodes what it takes for binary."""
     body = event.get("body") or ""
-    return base64.b64decode(body) if event.get("isBase64Encoded") else body.encode("utf-8", "surrogatepass")
+    if not event.get("isBase64Encoded"):
+        return body.encode("utf-8", "surrogatepass")
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError as fault:
+        raise InvalidRequest([Fault("body", f"is not base64: {fault}")]) from fault

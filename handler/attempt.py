@@ -97,15 +97,12 @@ class Attempt:
         return len(body)
 
     def beat(self) -> None:
-        """Writes a sign of life: lease, progress and, in time, visibility and a checkpoint. Never raises."""
+        """Writes a sign of life: lease, progress and, in time, a checkpoint. Never raises."""
         with self._lock:
             if self.record.lease is None or self._stop is not None:
                 return
             try:
                 self._write(tasks.beat(self.record, now=self._now(), lease=self._lease, progress=self._progress))
-                if self._now() - self._hidden_at >= self._lease / 3:
-                    self._queue.hide(self._message.receipt_handle, self._lease.total_seconds())
-                    self._hidden_at = self._now()
                 if self._checkpoint_every and time.monotonic() - self._saved_at >= self._checkpoint_every:
                     self.save()
                     self._saved_at = time.monotonic()
@@ -116,6 +113,16 @@ class Attempt:
             except Exception:
                 # Without its thread every attempt would lose its lease.
                 logger.exception("a sign of life broke", task_id=self.record.task_id)
+
+    def keep_hidden(self) -> None:
+        """Keeps the message from others for another lease, in time. Apart from ``beat``: SQS may be slow on its own."""
+        if self._now() - self._hidden_at < self._lease / 3:
+            return
+        try:
+            self._queue.hide(self._message.receipt_handle, self._lease.total_seconds())
+            self._hidden_at = self._now()
+        except ServiceFault as fault:
+            logger.warning("the message may come back early", task_id=self.record.task_id, fault=str(fault))
 
     def complete(self, images: list[tasks.Image], timings: tasks.Timings, **run: Any) -> None:
         """The commit mark. A crash before it leaves images that no record names, and the task to the next attempt."""
@@ -135,8 +142,23 @@ class Attempt:
             self._write(tasks.release(self.record, fault=fault))
 
     def _write(self, record: tasks.Record) -> None:
-        self._stored = self._store.change(self._stored, record)
+        try:
+            self._stored = self._store.change(self._stored, record)
+        except LostRace:
+            # An earlier write of ours may have been done although its answer said otherwise: then the task is still
+            # this attempt's, and only the ETag is not the one that we know.
+            there = self._store.read(self.record.task_id)
+            found = tasks.Record.from_json(there.body) if there else None
+            if there is None or found is None or not self._is_ours(found):
+                raise
+            record = record.model_copy(update={"sequence": found.sequence + 1})
+            self._stored = self._store.change(there, record)
         self.record = record
+
+    def _is_ours(self, found: tasks.Record) -> bool:
+        """Owners' names are never used twice."""
+        ours = self.record.lease
+        return ours is not None and found.lease is not None and found.lease.owner == ours.owner
 
     def _clear(self) -> None:
         """The task has ended: its checkpoint goes. A failure leaves it to the bucket's lifecycle rule."""
@@ -161,13 +183,13 @@ class _Pace:
 
 
 class Heartbeat:
-    """One thread for all of a worker's attempts, started with the first."""
+    """Two threads for all of a worker's attempts, started with the first: one for S3, one for SQS."""
 
     def __init__(self, every: float) -> None:
         self._every = every
         self._attempts: set[Attempt] = set()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._started = False
         self._suspended = False
 
     @contextmanager
@@ -177,10 +199,11 @@ class Heartbeat:
             self._attempts.add(attempt)
             if self._suspended:
                 attempt.suspend()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-                self._thread.start()
-            self._changed.notify()
+            if not self._started:
+                self._started = True
+                for name, sign in (("heartbeat", Attempt.beat), ("visibility", Attempt.keep_hidden)):
+                    threading.Thread(target=self._run, args=(sign,), name=name, daemon=True).start()
+            self._changed.notify_all()
         try:
             yield
         finally:
@@ -194,7 +217,7 @@ class Heartbeat:
             for attempt in self._attempts:
                 attempt.suspend()
 
-    def _run(self) -> None:
+    def _run(self, sign: Callable[[Attempt], None]) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._attempts))
@@ -202,4 +225,4 @@ class Heartbeat:
             with self._changed:
                 held = list(self._attempts)
             for attempt in held:
-                attempt.beat()
+                sign(attempt)

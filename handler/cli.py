@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from . import tasks
-from .errors import DarkroomError, Internal
+from .errors import DarkroomError, Internal, InvalidRequest, ModelUnavailable, SettingsError
 from .logs import logger
 from .settings import Settings
 
@@ -47,8 +47,8 @@ def main() -> None:
     try:
         app()
     except DarkroomError as fault:
-        err.print(f"[red]{fault.code}[/red] {fault.message}", highlight=False, markup=True)
-        sys.exit(2 if fault.http_status == 422 else 1)
+        err.print(f"{fault.code} {fault.message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2 if isinstance(fault, SettingsError | InvalidRequest) else 1)
 
 
 @app.command()
@@ -65,7 +65,10 @@ def invoke(
     quality: Quality = None,
     task_id: Name = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures")] = Path("pictures"),
-    event: Annotated[Path | None, typer.Option(help="Feed this recorded SQS event to the handler instead")] = None,
+    event: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Feed this recorded SQS event to the handler instead"),
+    ] = None,
     model: ModelOption = None,
     endpoint: Endpoint = None,
     as_json: Json = False,
@@ -79,7 +82,7 @@ def invoke(
     logger.setLevel("INFO" if verbose else "CRITICAL")
     with surroundings(endpoint, model) as settings:
         if event is not None:
-            results = invoke_event(settings, json.loads(event.read_text()))
+            results = invoke_event(settings, _recorded(event))
         else:
             asked = _body(
                 prompt=prompt,
@@ -112,9 +115,10 @@ def serve(
     from .local.session import serve_forever, surroundings
 
     with surroundings(endpoint, model) as settings:
-        if not endpoint:
-            err.print(f"embedded AWS at {settings.aws_endpoint_url}, bucket {settings.bucket}", highlight=False)
-        serve_forever(settings, port, lambda text: err.print(text, highlight=False))
+        err.print(f"AWS at {settings.aws_endpoint_url or 'its own place'}, bucket {settings.bucket}", highlight=False)
+        worked = serve_forever(settings, port, lambda text: err.print(text, highlight=False))
+    if not worked:
+        raise ModelUnavailable("the worker ended: the model cannot be loaded; the log tells why")
 
 
 @app.command()
@@ -242,6 +246,15 @@ def download(result: dict[str, Any], folder: Path) -> list[Path]:
         path.write_bytes(body)
         paths.append(path)
     return paths
+
+
+def _recorded(file: Path) -> dict[str, Any]:
+    try:
+        event: dict[str, Any] = json.loads(file.read_text())
+        _ = [record["body"] for record in event["Records"]]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise typer.BadParameter(f"{file} holds no SQS event: {fault!r}") from fault
+    return event
 
 
 def _body(**given: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@
     ├── TimedOut                  TIMED_OUT          yes        504
     ├── RetriesExhausted          RETRIES_EXHAUSTED  no         500
     ├── Internal                  INTERNAL           yes        500   a fault of ours, met while developing
+    ├── PipelineRefused       INTERNAL           no         500   the pipeline's own check of its arguments failed
     ├── ServiceFault              INTERNAL           yes        503   S3 or SQS failed, refused or did not answer
     ├── Suspended             INTERNAL           yes        503   the worker stops; the task goes on elsewhere
     ├── SettingsError             INTERNAL           no         500   the environment is wrong
@@ -128,6 +129,10 @@ class RetriesExhausted(DarkroomError):
 
 class Internal(DarkroomError):
     retryable: ClassVar[bool] = True
+
+
+class PipelineRefused(DarkroomError):
+    """The stock pipeline raised a TypeError or ValueError: no other try would end otherwise."""
 
 
 class ServiceFault(DarkroomError):

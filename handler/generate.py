@@ -30,6 +30,7 @@ from .errors import (
     InvalidRequest,
     LostRace,
     ModelUnavailable,
+    PipelineRefused,
     ServiceFault,
     Suspended,
 )
@@ -124,6 +125,11 @@ class Generate:
                 self._back(message, held, after=(held.until - self._now()).total_seconds() + 1)
             except ServiceFault as fault:
                 self._back(message, fault)
+            except Back:
+                raise
+            except Exception as fault:
+                logger.exception("unexpected fault", message_id=message.message_id)
+                self._back(message, Internal(f"unexpected fault: {type(fault).__name__}"))
         self._back(message, ServiceFault("the record keeps moving"))
 
     def _once(self, message: Message, engine: Engine, deadline: float) -> None:
@@ -144,9 +150,9 @@ class Generate:
             self._queue.send(request.message(task_id))
             logger.info("suspended", task_id=task_id, reason=fault.message)
         except InvalidRequest as fault:
-            self._reject(task_id, fault)
+            self._reject(task_id, fault, parsed.request)
         except Conflict as fault:
-            self._reject(message.message_id, fault)
+            self._reject(message.message_id, fault, None)
         except Finished as fault:
             logger.info("nothing to do", task_id=task_id, fault=fault.message)
 
@@ -213,6 +219,10 @@ class Generate:
             raise
         except DarkroomError as fault:
             self._give_up(attempt, fault, message)
+        except (TypeError, ValueError) as fault:
+            # A stock pipeline's own check of its arguments: no other try would end otherwise.
+            logger.exception("the pipeline refused", task_id=attempt.record.task_id)
+            self._give_up(attempt, PipelineRefused(f"the pipeline refused the request: {fault}"), message)
         except Exception as fault:
             logger.exception("the pipeline broke", task_id=attempt.record.task_id)
             self._give_up(attempt, Internal(f"the pipeline broke: {type(fault).__name__}: {fault}"), message)
@@ -235,7 +245,7 @@ class Generate:
         waited = (started - record.created_at).total_seconds()
         seconds = {
             "queue": max(0.0, waited - load),
-            "load": load,
+            "load": min(load, waited),
             "text": developed.text,
             "denoise": developed.denoise,
             "decode": developed.decode,
@@ -255,17 +265,22 @@ class Generate:
         attempt.release(fault)
         self._back(message, fault)
 
-    def _reject(self, task_id: str, fault: DarkroomError) -> None:
-        """Writes a failed record where the sender looks for it. Another task's record is never touched: there the
-        log alone tells.
+    def _reject(self, task_id: str, fault: DarkroomError, request: GenerationRequest | None) -> None:
+        """Writes a failed record where the sender looks for it: a new one, or the task's own where it waits for just
+        this ``request`` (taken before the model was known, say). Another task's record is never touched.
         """
-        record = tasks.reject(task_id, fault, self._now(), self._keep)
         logger.warning("refused", task_id=task_id, code=fault.code, fault=fault.message)
-        try:
+        stored = self._store.read(task_id)
+        if stored is None:
+            record = tasks.reject(task_id, fault, self._now(), self._keep)
             self._store.index(record)
             self._store.create(record)
-        except LostRace:
-            logger.info("the refused message's task exists already", task_id=task_id)
+            return
+        record = tasks.Record.from_json(stored.body)
+        if request is None or record.fingerprint != request.fingerprint() or record.status != "pending":
+            logger.info("the refused message names a task of its own way", task_id=task_id, status=record.status)
+            return
+        self._store.change(stored, tasks.fail(record, now=self._now(), fault=fault))
 
     def _park(self, message: Message) -> None:
         """Without a model: the task gets a pending record, so that whoever asks for it learns that it waits."""
@@ -285,7 +300,8 @@ class Generate:
         """Gives the message back, after longer at each time unless ``after`` (seconds) is known."""
         received = int(message.attributes.get("ApproximateReceiveCount", 1))
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(received - 1, 10)) if after is None else after
-        logger.info("back to the queue", message_id=message.message_id, fault=fault.message, seconds=round(delay))
+        cause = str(fault.__cause__) if fault.__cause__ else None
+        logger.info("back to the queue", message_id=message.message_id, fault=fault.message, cause=cause, seconds=delay)
         try:
             self._queue.hide(message.receipt_handle, delay)
         except ServiceFault as hidden:

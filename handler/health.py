@@ -72,10 +72,10 @@ def report(settings: Settings, now: datetime, *, card: dict[str, Any] | None, re
 
 
 def baked_card(settings: Settings) -> dict[str, Any] | None:
-    """The card that was written next to the weights, where this host has them."""
+    """The card that was written next to the weights, where this host has them; None if it holds defaults alone."""
     file = Path(settings.model_source) / CARD_FILE
     try:
         card: dict[str, Any] = json.loads(file.read_text())
-    except OSError:
+    except (OSError, ValueError):
         return None
-    return card
+    return card if {"id", "pipeline", "dtype", "parameters"} <= card.keys() else None

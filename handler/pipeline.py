@@ -48,11 +48,18 @@ class Pipeline:
                 raise self._fault
             try:
                 self._engine = self._load(self._settings)
-            except ModelUnavailable as fault:
-                self._fault, self._failed_at = fault, time.monotonic()
-                logger.error("the model cannot be loaded", model=self._settings.model_name, fault=fault.message)
-                self._publish(reason=fault.message)
-                raise
+            except Exception as fault:
+                known = isinstance(fault, ModelUnavailable)
+                reason = fault.message if isinstance(fault, ModelUnavailable) else f"{type(fault).__name__}: {fault}"
+                self._fault, self._failed_at = ModelUnavailable(reason), time.monotonic()
+                logger.error(
+                    "the model cannot be loaded",
+                    model=self._settings.model_name,
+                    fault=reason,
+                    exc_info=None if known else fault,
+                )
+                self._publish(reason=reason)
+                raise self._fault from fault
             seconds = round(self._engine.load_seconds, 3)
             logger.info("the pipeline is loaded", model=self._settings.model_name, seconds=seconds)
             self._publish(card=self._engine.card.model_dump(mode="json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -58,8 +59,11 @@ class GenerationRequest(Contract):
         return hashlib.sha256(to_json(self._canonical(exclude={"task_id"}))).hexdigest()
 
     def message(self, task_id: str) -> str:
-        """The SQS message body that asks for the same: what a caller would send by hand."""
-        return to_json(self._canonical() | {"task_id": task_id}).decode()
+        """The SQS message body that asks for the same: what a caller would send by hand.
+
+        In ASCII, for SQS refuses or replaces some characters that JSON and S3 carry.
+        """
+        return json.dumps(self._canonical() | {"task_id": task_id})
 
     def _canonical(self, exclude: set[str] | None = None) -> dict[str, Any]:
         return dict(sorted(self.model_dump(exclude=exclude, exclude_none=True).items()))

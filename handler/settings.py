@@ -88,6 +88,11 @@ class Settings:
                     values[spec.name] = _parse(text, type(spec.default), spec.metadata)
                 except ValueError as fault:
                     faults.append(f"{spec.name.upper()}={text!r}: {fault}")
+        lease, beat = values.get("lease", cls.lease), values.get("beat_every", cls.beat_every)
+        if beat > lease / 3:
+            faults.append(
+                f"BEAT_EVERY={beat:g}: must be at most a third of LEASE={lease}, or a slow call loses the task"
+            )
         if faults:
             raise SettingsError("; ".join(faults))
         values.setdefault("aws_region", environ.get("AWS_DEFAULT_REGION", ""))

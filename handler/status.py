@@ -79,7 +79,7 @@ class Status:
     def results(self, limit: str, cursor: str | None) -> dict[str, Any]:
         """A ResultPage of up to ``limit`` tasks, newest first."""
         faults = []
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_PAGE:
+        if not re.fullmatch(r"[1-9][0-9]{0,3}", limit) or int(limit) > MAX_PAGE:
             faults.append(Fault("limit", f"must be a whole number from 1 to {MAX_PAGE}"))
         if cursor is not None and not CURSOR.fullmatch(cursor):
             faults.append(Fault("cursor", "is not one that an answer gave"))

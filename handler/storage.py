@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import obstore
+from botocore.exceptions import BotoCoreError
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError
 from obstore.store import S3Store
 
-from .errors import DarkroomError, LostRace, NotFound, ServiceFault
+from .errors import DarkroomError, LostRace, NotFound, ServiceFault, SettingsError
 from .world import TASK_ID
 
 if TYPE_CHECKING:
@@ -212,15 +213,15 @@ def _translated(doing: str) -> Iterator[None]:
         raise
     except (AlreadyExistsError, PreconditionError) as fault:
         raise LostRace("the record has moved since it was read") from fault
-    except (BaseError, OSError, ValueError) as fault:
-        raise ServiceFault(f"S3 failed to {doing}: {str(fault).splitlines()[0]}") from fault
+    except (BaseError, BotoCoreError, OSError, ValueError) as fault:
+        raise ServiceFault(f"S3 failed to {doing}") from fault  # the cause names keys and hosts: for the log alone
 
 
-def _connect(bucket: str, settings: Settings) -> S3Store:
-    """Bounded in time and retries: a call that hangs would outlive its task's lease."""
+def _connect(bucket: str, settings: Settings, timeout: str = "20s") -> S3Store:
+    """Bounded in time and retries: a call that hangs would outlive its task's lease. ``timeout`` counts the body in."""
     endpoint = settings.aws_endpoint_url
     options: dict[str, Any] = {
-        "client_options": {"timeout": "20s", "connect_timeout": "3s", "allow_http": endpoint.startswith("http:")},
+        "client_options": {"timeout": timeout, "connect_timeout": "3s", "allow_http": endpoint.startswith("http:")},
         "retry_config": {
             "max_retries": 4,
             "retry_timeout": timedelta(seconds=30),
@@ -243,7 +244,10 @@ def _with_profile(bucket: str, settings: Settings, options: dict[str, Any]) -> S
     import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-    session = boto3.Session(profile_name=settings.aws_profile or None)
+    try:
+        session = boto3.Session(profile_name=settings.aws_profile or None)
+    except BotoCoreError as fault:
+        raise SettingsError(f"AWS_PROFILE={settings.aws_profile!r}: {fault}") from fault
     options.setdefault("region", session.region_name or "us-east-1")
     return S3Store(bucket, credential_provider=Boto3CredentialProvider(session), **options)
 
@@ -255,9 +259,10 @@ def fetch_model(url: str, settings: Settings) -> tuple[Path, str]:
     under its name by a rename, so a crash in the middle leaves nothing that could be taken for a model.
     """
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    store, prefix = _connect(bucket, settings), prefix.strip("/")
+    store, prefix = _connect(bucket, settings, timeout="1h"), prefix.strip("/")
     with _translated(f"fetch {url}"):
-        found = [meta for chunk in obstore.list(store, prefix or None) for meta in chunk]
+        # Empty objects are the markers that consoles make of folders.
+        found = [meta for chunk in obstore.list(store, prefix or None) for meta in chunk if meta["size"]]
         if not found:
             raise NotFound(f"there is nothing at {url}")
         names = sorted(f"{meta['path']} {meta['e_tag']}" for meta in found)

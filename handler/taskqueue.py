@@ -14,7 +14,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .errors import ServiceFault
+from .errors import ServiceFault, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,13 +98,16 @@ def _translated(doing: str) -> Iterator[None]:
     try:
         yield
     except (ClientError, BotoCoreError) as fault:
-        raise ServiceFault(f"SQS failed to {doing}: {fault}") from fault
+        raise ServiceFault(f"SQS failed to {doing}") from fault
 
 
 def _connect(settings: Settings) -> SQSClient:
     """The read time-out must outlast a long poll; five tries in all, with jittered backoff."""
     session = botocore.session.Session(profile=settings.aws_profile or None)
-    region = settings.aws_region or session.get_config_variable("region") or "us-east-1"
+    try:
+        region = settings.aws_region or session.get_config_variable("region") or "us-east-1"
+    except BotoCoreError as fault:
+        raise SettingsError(f"AWS_PROFILE={settings.aws_profile!r}: {fault}") from fault
     client = session.create_client(
         "sqs",
         region_name=region,

@@ -6,7 +6,9 @@ starts another, and no message was lost.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,13 +52,22 @@ class Worker:
         self._stop = threading.Event()
         self._free = threading.Condition()
         self._running = 0
-        self._capacity = 1
-        self._failed = False
+        self._capacity = 0
+        self._failed = threading.Event()
+        self._loading = threading.Thread(target=self._load, name="load", daemon=True)
 
     @property
     def failed(self) -> bool:
         """Whether the worker ended, or is ending, because the model cannot be loaded."""
-        return self._failed
+        return self._failed.is_set()
+
+    @property
+    def loading(self) -> bool:
+        return self._loading.is_alive()
+
+    def wait_failed(self) -> None:
+        """Returns when the model could not be loaded; never otherwise."""
+        self._failed.wait()
 
     def stop(self, *, suspend: bool = False) -> None:
         """Takes no further messages. What is running is finished, or saved and put back if it is to ``suspend``."""
@@ -67,22 +78,28 @@ class Worker:
             self._free.notify_all()
 
     def run(self) -> int:
-        """Serves until stopped. Returns the exit status."""
-        threading.Thread(target=self._load, name="load", daemon=True).start()
+        """Loads the model, then serves until stopped. Returns the exit status.
+
+        No message is taken while it loads: nothing would keep it from others, and it would count as received.
+        """
+        self._loading.start()
         with ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task") as pool:
             while free := self._wait_for_place():
                 for message in self._receive(free):
                     with self._free:
                         self._running += 1
                     pool.submit(self._serve, message)
-        return 1 if self._failed else 0
+        if not self.failed:
+            return 0
+        for message in self._received(MOST_MESSAGES, 0):
+            self._serve(message)  # without a model: recorded as pending, and back
+        return 1
 
     def _load(self) -> None:
-        """Loads while the first messages are already being received."""
         try:
             capacity = self._app.engine().capacity
         except ModelUnavailable:
-            self._failed = True
+            self._failed.set()
             return self.stop()
         with self._free:
             self._capacity = capacity
@@ -96,17 +113,26 @@ class Worker:
             return 0 if self._stop.is_set() else self._capacity - self._running
 
     def _receive(self, free: int) -> list[Message]:
+        messages = self._received(min(free, MOST_MESSAGES), self._poll_seconds)
+        if not self._stop.is_set():
+            return messages
+        for message in messages:
+            self._give_back(message)
+        return []
+
+    def _received(self, most: int, wait: int) -> list[Message]:
         try:
-            messages = self._queue.receive(min(free, MOST_MESSAGES), self._poll_seconds)
-            if self._stop.is_set() and not self._failed:
-                for message in messages:
-                    self._queue.hide(message.receipt_handle, 0)
-                return []
+            return self._queue.receive(most, wait)
         except ServiceFault as fault:
-            logger.warning("no messages received", fault=fault.message)
+            logger.warning("no messages received", fault=fault.message, cause=str(fault.__cause__))
             self._stop.wait(PAUSE_AFTER_FAULT)
             return []
-        return messages
+
+    def _give_back(self, message: Message) -> None:
+        try:
+            self._queue.hide(message.receipt_handle, 0)
+        except ServiceFault as fault:
+            logger.warning("the message comes back at the queue's own time", fault=fault.message)
 
     def _serve(self, message: Message) -> None:
         try:
@@ -152,4 +178,9 @@ def main(settings: Settings | None = None) -> int:
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, on_signal)
-    return worker.run()
+    status = worker.run()
+    if worker.loading:
+        # Told to stop in the middle of loading: nothing is held, and the import of torch cannot be interrupted.
+        sys.stderr.flush()
+        os._exit(status)
+    return status

@@ -98,8 +98,33 @@ def test_submit_and_status_against_a_deployment(environ: dict[str, str], store: 
 
 def test_settings_that_are_missing_are_named() -> None:
     done = darkroom("status", "mine")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "unset: BUCKET" in done.stderr
+
+
+def test_a_bad_setting_is_a_bad_command_line() -> None:
+    done = darkroom("invoke", "fox", LEASE="soon")
+    assert done.returncode == 2
+    assert "LEASE='soon'" in done.stderr
+
+
+def test_what_a_user_typed_is_shown_as_it_is(environ: dict[str, str]) -> None:
+    done = darkroom("status", "[/x]", **environ)
+    assert (done.returncode, done.stderr) == (1, "NOT_FOUND there is no task '[/x]'\n")
+
+
+def test_a_profile_that_is_not_there(environ: dict[str, str]) -> None:
+    done = darkroom("status", "mine", **{**environ, "AWS_PROFILE": "nope"})
+    assert done.returncode == 2
+    assert "AWS_PROFILE='nope'" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", '{"Records": [{}]}'])
+def test_a_file_that_holds_no_event(tmp_path: Path, text: str) -> None:
+    (tmp_path / "event.json").write_text(text)
+    done = darkroom("invoke", "--event", str(tmp_path / "event.json"))
+    assert done.returncode == 2
+    assert "holds no SQS event" in done.stderr
 
 
 def test_schemas_come_out() -> None:

@@ -307,3 +307,82 @@ def test_storage_that_fails_sends_the_message_back(settings: Settings, queue: Ta
     nowhere = TaskStore(replace(settings, bucket="no-such-bucket"))
     generate = Generate(settings, nowhere, queue, lambda _: PlainEngine(), now=clock)
     assert generate.handle(sqs_event('{"prompt": "fox"}', ids=["m-1"]), None) == back("m-1")
+
+
+def test_a_task_taken_before_its_model_was_known_fails_when_the_model_refuses_it(
+    generate: Generate, submit: Submit, store: TaskStore, queue: TaskQueue
+) -> None:
+    """The door knew no card that refuses a width of 100; the worker's does."""
+    request = GenerationRequest(prompt="fox", width=100)
+    store.create(tasks.create("mine", request, 7, Clock()(), timedelta(days=1)))
+    assert generate.handle(sqs_event(request.message("mine")), None) == CONSUMED
+    record = record_of(store, "mine")
+    assert (record.status, record.sequence) == ("failed", 2)
+    assert record.error is not None
+    assert [one.field for one in record.error.details] == ["width"]
+
+
+def test_what_the_pipeline_refuses_is_not_tried_again(generate: Generate, store: TaskStore, plain: PlainEngine) -> None:
+    plain.fault = ValueError("`height` has to be divisible by 32")
+    assert generate.handle(sqs_event('{"prompt": "fox"}', ids=["m-1"]), None) == CONSUMED
+    record = record_of(store, "m-1")
+    assert record.error is not None
+    assert (record.status, record.error.code, record.error.retryable) == ("failed", "INTERNAL", False)
+    assert "divisible by 32" in record.error.message
+
+
+def test_a_record_from_the_future_is_an_error_in_the_log(
+    generate: Generate, store: TaskStore, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Newer:
+        task_id, created_at = "mine", clock()
+
+        def to_json(self) -> bytes:
+            return b'{"task_id": "mine", "from": "a newer version"}'
+
+    store.create(Newer())
+    assert generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine"}', ids=["m-1"]), None) == back("m-1")
+    assert "unexpected fault" in caplog.text
+
+
+def test_characters_that_sqs_changes_do_not_change_the_task(submit: Submit, queue: TaskQueue) -> None:
+    submit.submit(json.dumps({"prompt": "fox \ufffe\uffff \U0001f98a", "tags": ["\u0001"]}))
+    (message,) = queue.receive(wait=1)
+    assert message.body.isascii()
+
+
+def test_any_failure_to_load_is_a_model_that_is_not_available(
+    settings: Settings, store: TaskStore, queue: TaskQueue
+) -> None:
+    def load(_: Settings) -> Engine:
+        raise ImportError("libcudnn.so.9: cannot open shared object file")
+
+    generate = Generate(settings, store, queue, load)
+    with pytest.raises(ModelUnavailable, match="ImportError: libcudnn"):
+        generate.engine()
+    health = store.read_health()
+    assert health is not None
+    assert health["model_status"] == "unavailable"
+
+
+def test_a_sign_of_life_whose_answer_was_lost_does_not_lose_the_task(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    """S3 wrote it and said 500: the record has moved, and is this attempt's all the same."""
+    plain = PlainEngine()
+    moved = threading.Event()
+
+    def behind_its_back() -> None:
+        stored = store.read("mine")
+        assert stored is not None
+        if not moved.is_set():
+            moved.set()
+            record = tasks.Record.from_json(stored.body)
+            store.change(stored, tasks.beat(record, now=clock(), lease=timedelta(seconds=60), progress=None))
+
+    plain.between = behind_its_back
+    generate = Generate(settings, store, queue, lambda _: plain, now=clock)
+    assert generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine"}'), None) == CONSUMED
+    record = record_of(store, "mine")
+    assert (record.status, record.attempt, record.sequence) == ("completed", 1, 4)
+    assert plain.drawn == ["fox"]

@@ -43,6 +43,11 @@ def test_every_bad_variable_is_named() -> None:
         assert part in refused.value.message
 
 
+def test_signs_of_life_come_often_enough_for_the_lease() -> None:
+    with pytest.raises(SettingsError, match="BEAT_EVERY=60: must be at most a third of LEASE=5"):
+        Settings.load({"LEASE": "5", "BEAT_EVERY": "60"})
+
+
 def test_what_is_needed_is_named_when_missing() -> None:
     with pytest.raises(SettingsError, match="unset: BUCKET, QUEUE_URL"):
         Settings().require("bucket", "queue_url", "device")

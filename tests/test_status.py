@@ -101,7 +101,7 @@ def test_all_tasks_newest_first(generate: Generate, status: Status, clock: Clock
     assert ([one["task_id"] for one in page["results"]], page["cursor"]) == (["t0"], None)
 
 
-@pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "1.5", "²", "9" * 5000])
+@pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "1.5", "²", "9" * 5000, "0000000019999999", "\n1"])
 def test_a_bad_limit(status: Status, limit: str) -> None:
     code, answer = get(status, "/results", limit=limit, cursor="../")
     assert code == 422

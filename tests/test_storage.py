@@ -194,6 +194,14 @@ def test_a_model_in_s3_is_fetched_once_for_each_content(endpoint: str, settings:
     assert (changed / "unet/weights").read_bytes() == b"54321"
 
 
+def test_folder_markers_are_no_files(endpoint: str, settings: Settings, tmp_path: Path) -> None:
+    s3 = boto3.client("s3", endpoint_url=endpoint)
+    for key, body in (("m/", b""), ("m/unet/", b""), ("m/unet/weights", b"1"), ("m/model_index.json", b"{}")):
+        s3.put_object(Bucket=settings.bucket, Key=key, Body=body)
+    folder, _ = fetch_model(f"s3://{settings.bucket}/m", replace(settings, cache_dir=str(tmp_path)))
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {"weights", "model_index.json"}
+
+
 def test_no_model_in_s3(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nothing at"):
         fetch_model(f"s3://{settings.bucket}/nothing", replace(settings, cache_dir=str(tmp_path)))

@@ -19,6 +19,8 @@ from handler.taskqueue import TaskQueue
 from .support import CARD, Clock, answer_of, http_event
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from handler.settings import Settings
 
 
@@ -60,6 +62,21 @@ def test_a_request_is_recorded_and_queued(submit: Submit, store: TaskStore, queu
 def test_a_body_in_base64(submit: Submit) -> None:
     event = http_event("POST", "/generate", body=base64.b64encode(b'{"prompt": "fox"}').decode())
     assert answer_of(submit.handle({**event, "isBase64Encoded": True}, None))[0] == 202
+
+
+@pytest.mark.parametrize("body", ["!!!", "é", "a"])
+def test_a_body_that_is_not_base64(submit: Submit, body: str) -> None:
+    event = http_event("POST", "/generate", body=body)
+    code, answer = answer_of(submit.handle({**event, "isBase64Encoded": True}, None))
+    assert (code, answer["error"]["details"][0]["field"]) == (422, "body")
+
+
+def test_a_card_of_defaults_alone_is_no_card(
+    settings: Settings, store: TaskStore, queue: TaskQueue, tmp_path: Path
+) -> None:
+    (tmp_path / "model_card.json").write_text('{"defaults": {"num_inference_steps": 4}}')
+    submit = Submit(replace(settings, model_id=str(tmp_path)), store, queue)
+    assert post(submit, '{"prompt": "fox"}')[0] == 202
 
 
 def test_every_fault_is_listed(submit: Submit, store: TaskStore, queue: TaskQueue) -> None:
@@ -178,7 +195,7 @@ def test_storage_that_fails_is_503_without_a_trace(settings: Settings, queue: Ta
     submit = Submit(settings, TaskStore(replace(settings, bucket="no-such-bucket")), queue)
     status, answer = post(submit, '{"prompt": "fox"}')
     assert (status, answer["error"]["code"]) == (503, "INTERNAL")
-    assert "Traceback" not in answer["error"]["message"]
+    assert answer["error"]["message"] == "S3 failed to index the task"  # and neither bucket nor key
 
 
 def test_an_unknown_path(submit: Submit) -> None:

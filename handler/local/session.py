@@ -17,7 +17,7 @@ from ..errors import ModelUnavailable
 from ..request import parse
 from ..settings import Settings, use
 from ..status import Status
-from ..storage import TaskStore
+from ..storage import TaskStore, fetch_model
 from ..submit import Submit
 from ..taskqueue import TaskQueue
 from ..worker import Worker, WorkerContext
@@ -27,7 +27,10 @@ from .http import HttpApi, serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from werkzeug.serving import BaseWSGIServer
+
 LOOK_EVERY = 0.1
+GIVE_UP = 3
 
 
 @contextmanager
@@ -40,9 +43,12 @@ def surroundings(endpoint: str | None, model: str | None) -> Iterator[Settings]:
     if settings.aws_endpoint_url or settings.aws_profile:
         yield settings.require("bucket", "queue_url")
         return
+    if settings.model_id.startswith("s3://"):
+        # From the real S3, before everything here turns to the embedded one.
+        chosen["MODEL_ID"] = str(fetch_model(settings.model_id, settings)[0])
     with EmbeddedAws() as aws:
-        resources = create_resources(aws.endpoint)
-        yield use(AWS_ENDPOINT_URL=aws.endpoint, **CREDENTIALS, **resources.variables)
+        variables = {**chosen, **CREDENTIALS, **create_resources(aws.endpoint).variables}
+        yield use(AWS_ENDPOINT_URL=aws.endpoint, NO_PROXY="127.0.0.1", no_proxy="127.0.0.1", **variables)
 
 
 @contextmanager
@@ -50,7 +56,7 @@ def working(settings: Settings) -> Iterator[Worker]:
     """A worker in a thread of this process; its failure to load the model ends it early."""
     queue = TaskQueue(settings)
     worker = Worker(generate.build(settings), queue, poll_seconds=1)
-    thread = threading.Thread(target=worker.run, name="worker")
+    thread = threading.Thread(target=worker.run, name="worker", daemon=True)
     thread.start()
     try:
         yield worker
@@ -65,14 +71,14 @@ def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) 
     Raises ModelUnavailable when the worker cannot load the model.
     """
     store, queue = TaskStore(settings), TaskQueue(settings)
-    message_id = queue.send(json.dumps(request))
-    task_id = parse(json.dumps(request)).task_id or message_id
+    body = json.dumps(request)
+    message_id = queue.send(body)
     with working(settings) as worker, _Follower(quiet=quiet) as follower:
-        wait_for(store, task_id, follower.show, lambda: not worker.failed)
+        wait_for(store, lambda: _name(store, body, message_id), follower.show, lambda: not worker.failed)
         if worker.failed:
             health = store.read_health() or {}
             raise ModelUnavailable(str(health.get("reason")))
-    return Status(settings, store).result(task_id)
+    return Status(settings, store).result(_name(store, body, message_id))
 
 
 def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, Any]]:
@@ -81,38 +87,64 @@ def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, An
     handler = generate.build(settings)
     handler.handle(event, WorkerContext(str(uuid4())))
     status = Status(settings, store)
-    named = [parse(record["body"]).task_id or record["messageId"] for record in event["Records"]]
+    named = [_name(store, record["body"], record["messageId"]) for record in event["Records"]]
     return [status.result(task_id) for task_id in dict.fromkeys(named)]
 
 
+def _name(store: TaskStore, body: str, message_id: str) -> str:
+    """Where a message's task is: under its own name, unless that is another request's."""
+    parsed = parse(body)
+    stored = store.read(parsed.task_id) if parsed.task_id else None
+    if parsed.task_id is None or stored is None or parsed.request is None:
+        return parsed.task_id or message_id
+    same = tasks.Record.from_json(stored.body).fingerprint in {None, parsed.request.fingerprint()}
+    return parsed.task_id if same else message_id
+
+
 def wait_for(
-    store: TaskStore, task_id: str, show: Callable[[tasks.Record | None], None], going_on: Callable[[], bool]
+    store: TaskStore,
+    task_id: Callable[[], str],
+    show: Callable[[tasks.Record | None], None],
+    going_on: Callable[[], bool],
 ) -> tasks.Record | None:
-    """Reads the record until it is terminal, or ``going_on`` says no. Returns it as last read."""
+    """Reads the record until it is terminal or hopeless, or ``going_on`` says no. Returns it as last read."""
     record = None
     while going_on():
-        stored = store.read(task_id)
+        stored = store.read(task_id())
         record = tasks.Record.from_json(stored.body) if stored else None
         show(record)
-        if record is not None and record.status in tasks.TERMINAL:
+        if record is not None and (record.status in tasks.TERMINAL or _hopeless(record)):
             break
         time.sleep(LOOK_EVERY)
     return record
 
 
-def serve_forever(settings: Settings, port: int, announce: Callable[[str], None]) -> None:
-    """Worker and HTTP API until Ctrl-C."""
+def _hopeless(record: tasks.Record) -> bool:
+    """Whether somebody who looks on should stop: the queue tries again, after ever longer delays."""
+    return record.status == "pending" and record.error is not None and record.attempt >= GIVE_UP
+
+
+def serve_forever(settings: Settings, port: int, announce: Callable[[str], None]) -> bool:
+    """Worker and HTTP API until Ctrl-C. Returns False when they ended because the model cannot be loaded."""
     store, queue = TaskStore(settings), TaskQueue(settings)
     api = HttpApi(Submit(settings, store, queue), Status(settings, store))
     server = serve(api, port)
-    with working(settings):
+    with working(settings) as worker:
         announce(f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=_end_with, args=(worker, server), daemon=True).start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             announce("stopping: what is running is finished")
         finally:
             server.server_close()
+        return not worker.failed
+
+
+def _end_with(worker: Worker, server: BaseWSGIServer) -> None:
+    """A door without a worker behind it would take requests that nobody draws."""
+    worker.wait_failed()
+    server.shutdown()
 
 
 class _Follower:
