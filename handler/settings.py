@@ -49,6 +49,7 @@ class Settings:
         "Weights' type; `auto`: float16 on CUDA, bfloat16 on a CPU that computes in it, else float32",
         one_of=("auto", "float32", "bfloat16", "float16"),
     )
+    compile: bool = _setting(False, "`1`: compiles the denoiser's repeated blocks; slow to load, faster to run")
     max_batch: int = _setting(
         0, "Tasks at a time; `0` measures what is worth it when the model has loaded", least=0, most=64
     )
@@ -62,12 +63,15 @@ class Settings:
         least=0,
         most=3600,
     )
+    stop_file: str = _setting("", "A file whose appearance stops the worker as SIGTERM does")
+    spot_notices: bool = _setting(False, "`1` on EC2 spot instances: the worker looks for interruption notices")
     retention_days: int = _setting(30, "Days until a task's `expires_at`", least=1, most=3650)
     log_level: str = _setting("INFO", "Least level of the JSON log", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
     cache_dir: str = _setting("/tmp/darkroom", "Where models from S3 are kept on this machine")  # noqa: S108
     aws_region: str = _setting("", "Region; as everywhere in AWS, `AWS_DEFAULT_REGION` or the profile's otherwise")
     aws_endpoint_url: str = _setting("", "Another AWS, such as an emulator; unset means the real one")
     aws_profile: str = _setting("", "Profile of `~/.aws/config` to take credentials and region from")
+    aws_ec2_metadata_service_endpoint: str = _setting("http://169.254.169.254", "Where EC2's metadata is asked for")
     aws_lambda_runtime_api: str = _setting(
         "", "Set by Lambda: the container then serves the handler that its command names"
     )

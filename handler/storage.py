@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import obstore
-from botocore.exceptions import BotoCoreError
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError
 from obstore.store import S3Store
 
@@ -213,7 +212,7 @@ def _translated(doing: str) -> Iterator[None]:
         raise
     except (AlreadyExistsError, PreconditionError) as fault:
         raise LostRace("the record has moved since it was read") from fault
-    except (BaseError, BotoCoreError, OSError, ValueError) as fault:
+    except (BaseError, OSError, ValueError) as fault:
         raise ServiceFault(f"S3 failed to {doing}") from fault  # the cause names keys and hosts: for the log alone
 
 
@@ -242,6 +241,7 @@ def _connect(bucket: str, settings: Settings, timeout: str = "20s") -> S3Store:
 
 def _with_profile(bucket: str, settings: Settings, options: dict[str, Any]) -> S3Store:
     import boto3
+    from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     try:

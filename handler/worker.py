@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import generate
 from .errors import ModelUnavailable, ServiceFault
 from .logs import logger
+from .notices import Notices
 from .settings import Settings
 from .taskqueue import Message, TaskQueue
 
@@ -178,7 +179,10 @@ def main(settings: Settings | None = None) -> int:
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, on_signal)
+    notices = Notices(settings, lambda: worker.stop(suspend=True))
+    notices.start()
     status = worker.run()
+    notices.stop()
     if worker.loading:
         # Told to stop in the middle of loading: nothing is held, and the import of torch cannot be interrupted.
         sys.stderr.flush()

@@ -15,7 +15,10 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from handler.engine.loading import DTYPES, load
+from handler.engine.admission import settle
+from handler.engine.compute import Compute
+from handler.engine.loading import DTYPES, cores, load, tune
+from handler.engine.running import PipelineEngine
 from handler.errors import ModelUnavailable
 from handler.generate import Generate
 from handler.request import GenerationRequest
@@ -27,7 +30,6 @@ from .support import answer_of, http_event
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from handler.engine.running import PipelineEngine
     from handler.status import Status
     from handler.storage import TaskStore
     from handler.taskqueue import TaskQueue
@@ -111,6 +113,7 @@ def test_the_same_seed_draws_the_same_bytes(engine: PipelineEngine) -> None:
 def test_the_pixels_are_the_pipelines_own(engine: PipelineEngine) -> None:
     pipe = DiffusionPipeline.from_pretrained(BUILT_IN_MODEL, dtype=DTYPES[engine.card.dtype], use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
+    tune(pipe, "cpu", engine.card.dtype, compiled=False)
     seed = torch.Generator("cpu").manual_seed(7)
     direct = pipe(APPLE["prompt"], num_inference_steps=20, guidance_scale=4.0, generator=seed).images[0]
     assert (np.asarray(direct) == pixels(draw(engine, **APPLE)[0])).all()
@@ -179,3 +182,41 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, change: Any, rea
 def test_a_model_that_is_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="cannot load"):
         load(Settings(model_id=str(tmp_path / "nothing")))
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1), ("", None)]
+)
+def test_the_cores_are_those_of_the_container(tmp_path: Path, quota: str, expected: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    here = cores(tmp_path / "nowhere")
+    assert cores(tmp_path / "cpu.max") == (expected or here)
+
+
+def test_what_a_model_cannot_merge_is_not_merged() -> None:
+    """A denoiser whose rows see each other: two tasks together would draw other pictures than each alone."""
+    pipe, card = load(Settings(dtype="float32"))
+    forward = pipe.unet.forward
+
+    def contagious(sample: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(sample, timestep, *args, **kwargs)
+        return (output[0] + sample.mean(),) if len(sample) > 2 else output
+
+    pipe.unet.forward = contagious
+    engine = PipelineEngine(pipe, card, Compute())
+    try:
+        settle(engine, Settings())
+        assert engine.forwards.merging is False
+        assert engine.capacity == 1
+        assert draw(engine, prompt="fox", seed=1, num_inference_steps=2)
+    finally:
+        engine.close()
+
+
+def test_capacity_is_a_setting(engine: PipelineEngine) -> None:
+    assert engine.forwards.merging
+    assert engine.capacity >= 2
+    own, engine.capacity = engine.capacity, 1
+    settle(engine, Settings(max_batch=3))
+    assert engine.capacity == 3
+    engine.capacity = own
