@@ -40,20 +40,20 @@ class _Errand:
 
 
 class Compute:
-    """A thread with a list of errands, and a source of forwards that it turns to when the list is empty."""
+    """A thread with a list of errands, and sources of forwards that it turns to when the list is empty."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self._errands: deque[_Errand] = deque()
-        self._source: Source | None = None
+        self._sources: list[Source] = []
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="compute", daemon=True)
         self._thread.start()
 
     def serve(self, source: Source) -> None:
-        """From now on runs what ``source`` has whenever there is no errand."""
+        """From now on runs what ``source`` has, too, whenever there is no errand."""
         with self.changed:
-            self._source = source
+            self._sources.append(source)
 
     def run(self, work: Callable[[], T]) -> T:
         """Does ``work`` in the compute thread; returns its result or raises what it raised."""
@@ -88,9 +88,13 @@ class Compute:
             while True:
                 if self._errands:
                     return self._errands.popleft()
-                work, wait = self._source.next(time.perf_counter()) if self._source else (None, None)
-                if work is not None:
-                    return work
-                if self._closed and wait is None:
+                now, waits = time.perf_counter(), []
+                for source in self._sources:
+                    work, wait = source.next(now)
+                    if work is not None:
+                        return work
+                    if wait is not None:
+                        waits.append(wait)
+                if self._closed and not waits:
                     return None
-                self.changed.wait(wait)
+                self.changed.wait(min(waits, default=None))

@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from . import Observer
@@ -32,6 +34,7 @@ class Passage:
 
     def __init__(self, forwards: Forwards, scheduler: Any, observer: Observer, replay: Replay) -> None:
         self._forwards, self._scheduler, self._observer, self.replay = forwards, scheduler, observer, replay
+        self._others: list[Forwards] = []
         self._outputs: list[torch.Tensor] = []
         self._exact = True
         self.together = 1
@@ -54,6 +57,16 @@ class Passage:
         self._keep(output)
         self.last = time.perf_counter()
         return output
+
+    def control(self, forwards: Forwards) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+        """The way through a ControlNet's seam: merged like the denoiser's calls, and computed anew in a replay."""
+        self._others.append(forwards)
+        return lambda args, kwargs: forwards.call(self, args, kwargs).output
+
+    def leave(self) -> None:
+        """The task makes no more calls, anywhere."""
+        for forwards in (self._forwards, *self._others):
+            forwards.leave(self)
 
     def snapshot(self) -> bytes:
         """The outputs so far; nothing for a pipeline whose calls answer something else than one tensor."""

@@ -50,6 +50,8 @@ class PipelineEngine:
     """Implements :class:`handler.engine.Engine` around an unmodified diffusers pipeline."""
 
     def __init__(self, pipe: Any, card: ModelCard, compute: Compute, capacity: int = 1) -> None:
+        import torch
+
         from .checkpoint import weights_of
         from .loading import denoiser_name
         from .seam import Forwards
@@ -58,7 +60,10 @@ class PipelineEngine:
         self.pipe, self.compute = pipe, compute
         self._denoiser = denoiser_name(pipe)
         self.forwards: Forwards = Forwards(getattr(pipe, self._denoiser), compute)
-        compute.serve(self.forwards)
+        control = getattr(pipe, "controlnet", None)
+        self.control = Forwards(control, compute) if isinstance(control, torch.nn.Module) else None
+        for forwards in filter(None, (self.forwards, self.control)):
+            compute.serve(forwards)
         self._tokenizing = threading.Lock()
         self._weights = compute.run(lambda: weights_of(self.forwards.denoiser))
         self._places = threading.Condition()
@@ -100,7 +105,7 @@ class PipelineEngine:
                 raise OutOfMemory("the device has too little memory for a picture of this size") from fault
             raise
         finally:
-            self.forwards.leave(passage)
+            passage.leave()
         ended = time.perf_counter()
         if any(getattr(output, "nsfw_content_detected", None) or []):
             raise UnsafeContent("the model's safety checker refused the picture")
@@ -133,6 +138,8 @@ class PipelineEngine:
         for name, component in self.pipe.components.items():
             if name == self._denoiser:
                 vars(pipe)[name] = Seam(component, passage)
+            elif name == "controlnet" and self.control is not None:
+                vars(pipe)[name] = Seam(component, passage.control(self.control))
             elif isinstance(component, torch.nn.Module):
                 vars(pipe)[name] = Errands(component, self.compute)
             elif name.startswith("tokenizer") and component is not None:

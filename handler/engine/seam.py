@@ -260,7 +260,10 @@ def free_memory() -> None:
 
 
 class StandIn(torch.nn.Module):
-    """A component's place in one task's pipeline: looks like the component in everything but its calls."""
+    """A component's place in one task's pipeline: looks like the component in everything but its calls.
+
+    ``__class__`` too is the component's, for pipelines ask with isinstance what they were given.
+    """
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()
@@ -268,6 +271,10 @@ class StandIn(torch.nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_inner"], name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self.__dict__["_inner"])
 
     def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
         inner: torch.nn.Module = self.__dict__["_inner"]
