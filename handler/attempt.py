@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from . import tasks
 from .errors import DarkroomError, LostRace, ServiceFault, Suspended, TimedOut
 from .logs import logger
+from .storage import preview_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
+    from .engine import Running
     from .settings import Settings
     from .storage import Stored, TaskStore
     from .taskqueue import Message, TaskQueue
@@ -52,12 +54,13 @@ class Attempt:
         self._saved_at = time.monotonic()
         self._progress: tasks.Progress | None = None
         self._pace: _Pace | None = None
-        self._snapshot: Callable[[], bytes] = bytes
+        self._running: Running | None = None
+        self._previews = settings.previews
         # An earlier attempt may have left one; from the first save of our own on there is one for certain.
         self._may_have_checkpoint = record.attempt > 1
 
-    def begins(self, snapshot: Callable[[], bytes]) -> None:
-        self._snapshot = snapshot
+    def begins(self, running: Running) -> None:
+        self._running = running
 
     def at_step(self, step: int, steps: int) -> None:
         """The engine's observer. Raises LostRace once the task is no longer this attempt's, Suspended when it has to
@@ -90,7 +93,7 @@ class Attempt:
 
     def save(self) -> int:
         """Writes the checkpoint; returns the number of bytes, 0 where there is nothing to keep."""
-        body = self._snapshot()
+        body = self._running.snapshot() if self._running else b""
         if body:
             self._may_have_checkpoint = True
             self._store.put_checkpoint(self.record.task_id, body)
@@ -102,7 +105,10 @@ class Attempt:
             if self.record.lease is None or self._stop is not None:
                 return
             try:
-                self._write(tasks.beat(self.record, now=self._now(), lease=self._lease, progress=self._progress))
+                alive = tasks.beat(
+                    self.record, now=self._now(), lease=self._lease, progress=self._progress, preview=self._shown()
+                )
+                self._write(alive)
                 if self._checkpoint_every and time.monotonic() - self._saved_at >= self._checkpoint_every:
                     self.save()
                     self._saved_at = time.monotonic()
@@ -113,6 +119,15 @@ class Attempt:
             except Exception:
                 # Without its thread every attempt would lose its lease.
                 logger.exception("a sign of life broke", task_id=self.record.task_id)
+
+    def _shown(self) -> str | None:
+        """Writes the preview of this moment, where one is wanted and there is one; returns its key."""
+        body = self._running.preview() if self._previews and self._running else b""
+        if not body:
+            return None
+        key = preview_key(self.record.task_id)
+        self._store.put_image(key, body, "image/jpeg")
+        return key
 
     def keep_hidden(self) -> None:
         """Keeps the message from others for another lease, in time. Apart from ``beat``: SQS may be slow on its own."""

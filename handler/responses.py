@@ -48,6 +48,7 @@ class ResultResponse(Contract):
     completed_at: When | None
     attempt: int
     progress: Progress | None
+    preview_url: str | None = Field(description="A thumbnail of the unfinished picture, with PREVIEWS=1")
     images: list[ResultImage]
     error: ErrorInfo | None
     timings: Timings | None

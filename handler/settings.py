@@ -55,6 +55,7 @@ class Settings:
     )
     url_lifetime: int = _setting(3600, "Seconds that a presigned URL is valid", least=1, most=WEEK)
     inline_images: bool = _setting(False, "`1`: results carry `image_base64` even when not asked for")
+    previews: bool = _setting(False, "`1`: running tasks show a thumbnail, one S3 request for each sign of life")
     lease: int = _setting(60, "Seconds for which an attempt holds its task without a sign of life", least=5, most=3600)
     beat_every: float = _setting(2.0, "Seconds between progress writes of a running task", least=0.1, most=60)
     checkpoint_every: float = _setting(

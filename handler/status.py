@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_INLINE = 4 * 1024 * 1024
 """Bytes of an image that still fit, as base64, into the 6 MB that Lambda may answer."""
 MAX_PAGE = 100
-HIDDEN = ("fingerprint", "lease")
+HIDDEN = ("fingerprint", "lease", "preview")
 
 
 class Status:
@@ -93,6 +93,7 @@ class Status:
         shown = {name: value for name, value in record.items() if name not in HIDDEN}
         shown["prompt"] = (record["request"] or {}).get("prompt")
         shown["error_message"] = record["error"]["message"] if record["error"] else None
+        shown["preview_url"] = self._store.presign(record["preview"]) if record.get("preview") else None
         shown["images"] = [
             {"url": self._store.presign(image["key"]), **{name: image[name] for name in image if name != "key"}}
             for image in record["images"]

@@ -53,6 +53,10 @@ def checkpoint_key(task_id: str) -> str:
     return f"tasks/{task_id}/checkpoint"
 
 
+def preview_key(task_id: str) -> str:
+    return f"tasks/{task_id}/preview.jpg"
+
+
 def index_name(task_id: str, created_at: datetime) -> str:
     return f"{FAR_FUTURE_MS - _milliseconds(created_at):013d}-{task_id}"
 

@@ -102,6 +102,7 @@ class Record(Contract):
     attempt: int = 0
     lease: Lease | None = None
     progress: Progress | None = None
+    preview: str | None = Field(None, description="Key of a thumbnail of the unfinished picture")
     images: list[Image] = Field(default_factory=list)
     error: ErrorInfo | None = None
     timings: Timings | None = None
@@ -168,12 +169,15 @@ def claim(
     )
 
 
-def beat(record: Record, *, now: datetime, lease: timedelta, progress: Progress | None) -> Record:
+def beat(
+    record: Record, *, now: datetime, lease: timedelta, progress: Progress | None, preview: str | None = None
+) -> Record:
     """A sign of life: a longer lease, and how far the picture is."""
     held = _held(record)
     return record._next(
         lease=Lease(owner=held.owner, expires_at=now + lease),
         progress=progress if progress is not None else record.progress,
+        preview=preview or record.preview,
     )
 
 
@@ -186,6 +190,7 @@ def complete(record: Record, *, now: datetime, images: list[Image], timings: Tim
         status="completed",
         completed_at=now,
         lease=None,
+        preview=None,
         images=images,
         timings=timings,
         progress=progress.model_copy(update={"step": progress.steps, "fraction": 1.0, "eta_seconds": 0.0}),

@@ -17,7 +17,7 @@ from handler.settings import Settings
 
 
 class Unwatched:
-    def begins(self, snapshot: object) -> None:
+    def begins(self, running: object) -> None:
         """Keeps nothing."""
 
     def at_step(self, step: int, steps: int) -> None:

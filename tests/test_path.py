@@ -7,7 +7,7 @@ import json
 import threading
 import urllib.request
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from PIL import Image
 from handler.engine.admission import settle
 from handler.engine.compute import Compute
 from handler.engine.loading import DTYPES, cores, load, tune
-from handler.engine.running import PipelineEngine
+from handler.engine.running import PipelineEngine, start
 from handler.errors import ModelUnavailable
 from handler.generate import Generate
 from handler.request import GenerationRequest
@@ -30,6 +30,7 @@ from .support import answer_of, http_event
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from handler.engine import Running
     from handler.status import Status
     from handler.storage import TaskStore
     from handler.taskqueue import TaskQueue
@@ -38,7 +39,7 @@ APPLE = {"prompt": "a red apple on a blue background", "num_inference_steps": 20
 
 
 class Quiet:
-    def begins(self, snapshot: object) -> None:
+    def begins(self, running: object) -> None:
         """Keeps nothing."""
 
     def at_step(self, step: int, steps: int) -> None:
@@ -215,8 +216,34 @@ def test_what_a_model_cannot_merge_is_not_merged() -> None:
 
 def test_capacity_is_a_setting(engine: PipelineEngine) -> None:
     assert engine.forwards.merging
-    assert engine.capacity >= 2
-    own, engine.capacity = engine.capacity, 1
+    own = engine.capacity
+    assert own in {2, 4, 8, 16}
     settle(engine, Settings(max_batch=3))
     assert engine.capacity == 3
     engine.capacity = own
+
+
+def test_a_preview_shows_what_is_coming() -> None:
+    """Of an apple on blue, half way: small, and already red on blue."""
+
+    class Looking(Quiet):
+        running: Running
+        seen = b""
+
+        def begins(self, running: object) -> None:
+            self.running = cast("Running", running)
+
+        def at_step(self, step: int, steps: int) -> None:
+            if step == steps // 2:
+                self.seen = self.running.preview()
+
+    engine = start(Settings(previews=True, max_batch=1))
+    looking = Looking()
+    engine.develop(engine.card.resolve(GenerationRequest.model_validate(APPLE)), looking)
+    seen = pixels(looking.seen)
+    assert seen.shape == (128, 128, 3)
+    red, _, blue = seen[56:80, 48:80].mean(axis=(0, 1))
+    assert red > blue
+    red, _, blue = seen[:12, :12].mean(axis=(0, 1))
+    assert blue > red
+    engine.close()

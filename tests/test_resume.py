@@ -21,7 +21,7 @@ from handler.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from handler.engine import Developed
+    from handler.engine import Developed, Running
 
 STEPS = 12
 SCHEDULERS = [
@@ -40,12 +40,16 @@ class Watch:
 
     def __init__(self, stop_at: int | None = None, meet: threading.Barrier | None = None) -> None:
         self.stop_at, self.meet, self.steps = stop_at, meet, 0
-        self.snapshot: Callable[[], bytes] = bytes
+        self.running: Running | None = None
 
-    def begins(self, snapshot: Callable[[], bytes]) -> None:
-        self.snapshot = snapshot
+    def begins(self, running: Running) -> None:
+        self.running = running
         if self.meet is not None:
             self.meet.wait(20)
+
+    def snapshot(self) -> bytes:
+        assert self.running is not None
+        return self.running.snapshot()
 
     def at_step(self, step: int, steps: int) -> None:
         if step == self.stop_at:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import urllib.request
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -169,3 +170,23 @@ def test_a_task_that_failed_leaves_no_checkpoint(
     Generate(often, store, queue, lambda _: plain, now=clock).handle(sqs_event(BODY, ids=["m-1"]), None)
     assert record_of(store, "m-1").status == "failed"
     assert store.read_checkpoint("m-1") == b""
+
+
+def test_a_running_task_shows_a_preview_where_asked_for(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock, status: Status
+) -> None:
+    seen: list[str | None] = []
+
+    def between() -> None:
+        time.sleep(0.1)
+        seen.append(status.result("m-1")["preview_url"])
+
+    often = replace(settings, beat_every=0.1, previews=True)
+    Generate(often, store, queue, lambda _: PlainEngine(between=between), now=clock).handle(
+        sqs_event(BODY, ids=["m-1"]), None
+    )
+    (url,) = {one.partition("?")[0] for one in seen if one}
+    assert url.endswith("/tasks/m-1/preview.jpg")
+    with urllib.request.urlopen(next(one for one in seen if one)) as reply:
+        assert (reply.headers["Content-Type"], reply.read()) == ("image/jpeg", b"a thumbnail")
+    assert status.result("m-1")["preview_url"] is None

@@ -6,18 +6,27 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from ..card import ModelCard
     from ..request import GenerationRequest
 
 
+class Running(Protocol):
+    """A task that is being drawn; may be asked in any thread, at any time."""
+
+    def snapshot(self) -> bytes:
+        """Its checkpoint so far; empty for none."""
+
+    def preview(self) -> bytes:
+        """A JPEG of at most 128 pixels of what it is going to be; empty for none."""
+
+
 class Observer(Protocol):
     """Whoever waits for a task's picture. Called in the task's thread, between its steps."""
 
-    def begins(self, snapshot: Callable[[], bytes]) -> None:
-        """The task starts. ``snapshot`` gives its checkpoint so far, in any thread, at any time; empty for none."""
+    def begins(self, running: Running) -> None:
+        """The task starts."""
 
     def at_step(self, step: int, steps: int) -> None:
         """``step`` denoiser calls of ``steps`` are done and the next is about to run; an exception stops the task."""

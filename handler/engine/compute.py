@@ -92,6 +92,8 @@ class Compute:
                 for source in self._sources:
                     work, wait = source.next(now)
                     if work is not None:
+                        self._sources.remove(source)
+                        self._sources.append(source)  # the others first, next time
                         return work
                     if wait is not None:
                         waits.append(wait)

@@ -91,6 +91,9 @@ def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
     denoiser = getattr(pipe, denoiser_name(pipe))
     if denoiser_name(pipe) == "unet" and (device.startswith("cuda") or dtype == "bfloat16"):
         denoiser.to(memory_format=torch.channels_last)  # convolutions of these types are faster so; float32's are not
+    vae = getattr(pipe, "vae", None)
+    if vae is not None and dtype == "float16" and getattr(vae.config, "force_upcast", False):
+        vae.to(torch.float32)  # overflows in float16: once for all tasks, where the pipeline would do it for each
     if compiled:
         try:
             denoiser.compile_repeated_blocks()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..request import GenerationRequest
     from ..settings import Settings
     from . import Observer
+    from .preview import Preview
     from .seam import Forwards
 
 
@@ -64,6 +65,7 @@ class PipelineEngine:
         self.control = Forwards(control, compute) if isinstance(control, torch.nn.Module) else None
         for forwards in filter(None, (self.forwards, self.control)):
             compute.serve(forwards)
+        self.look: Preview | None = None
         self._tokenizing = threading.Lock()
         self._weights = compute.run(lambda: weights_of(self.forwards.denoiser))
         self._places = threading.Condition()
@@ -95,6 +97,7 @@ class PipelineEngine:
 
         pipe = self._own()
         passage = Passage(self.forwards, pipe.scheduler, observer, replay or Replay({}))
+        passage.look = self.look
         self._stand_in(pipe, passage)
         began = time.perf_counter()
         try:

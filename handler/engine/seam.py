@@ -56,6 +56,7 @@ class Forwards:
     def __init__(self, denoiser: torch.nn.Module, compute: Compute) -> None:
         self.denoiser = denoiser
         self.merging = True
+        self.patience, self.most_patience = PATIENCE, MOST_PATIENCE
         self.last_call: Call | None = None
         self.count = 0
         self.calls = 0
@@ -69,7 +70,7 @@ class Forwards:
 
     def call(self, owner: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Hands a call over and waits for its rows. ``owner`` is the task. Raises what the forward raised."""
-        call = describe(owner, self._named(args, kwargs))
+        call = describe(owner, self.named(args, kwargs))
         with self._compute.changed:
             self._waiting.append(call)
             self._awaited.discard(owner)
@@ -79,7 +80,8 @@ class Forwards:
             raise call.fault
         return call
 
-    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A call's arguments by the names of the network's own signature."""
         bound = self._signature.bind(*args, **kwargs)
         named: dict[str, Any] = {}
         for name, value in bound.arguments.items():
@@ -104,18 +106,15 @@ class Forwards:
         group = self._take(self._waiting[0].key)
         return (lambda: self._run(group)), None
 
-    def time(self, call: Call, size: int, rounds: int = 3) -> float:
-        """Seconds of a forward of ``size`` such calls (the fastest of ``rounds``). For the compute thread."""
+    def time(self, call: Call, size: int) -> float:
+        """Seconds of a forward of ``size`` such calls. For the compute thread."""
         arguments = merge([call] * size)
-        spent = []
-        for _ in range(rounds):
-            began = time.perf_counter()
-            with torch.inference_mode():
-                self.denoiser(**arguments)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            spent.append(time.perf_counter() - began)
-        return min(spent)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            self.denoiser(**arguments)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
 
     def _take(self, key: tuple[object, ...]) -> list[Call]:
         most = self._most_rows.get(key)
@@ -131,35 +130,46 @@ class Forwards:
         return group
 
     def _run(self, group: list[Call]) -> None:
-        """Whatever happens, every caller of the group is released."""
+        """Whatever happens, every caller of the group is released, and only those that failed with a fault."""
         began = time.perf_counter()
-        try:
-            outputs = self._forward(group)
-        except BaseException as fault:
-            for call in group:
-                call.finish(fault=fault)
-            return
+        done: list[tuple[Call, Any, BaseException | None, int]] = []
+        parts = [group]
+        while parts:
+            part = parts.pop(0)
+            outputs, fault = self._attempt(part)
+            if isinstance(fault, OutOfMemory):
+                free_memory()  # only now, out of the except clause, is what the failed forward held let go
+                if len(part) > 1:
+                    self._most_rows[part[0].key] = max(1, sum(call.rows for call in part) // 2)
+                    parts = self._fitting([call for one in (part, *parts) for call in one])
+                    continue
+            done += [(call, output, fault, len(part)) for call, output in zip(part, outputs, strict=True)]
         ended = time.perf_counter()
         with self._compute.changed:  # before they are released: one that comes back at once is not waited for again
-            self._awaited = {call.owner for call in group}
-            self._patient_until = ended + min(max(PATIENCE * (ended - began), LEAST_PATIENCE), MOST_PATIENCE)
-        for call, output in zip(group, outputs, strict=True):
-            call.finish(output, together=len(group))
+            self._awaited = {call.owner for call, _, fault, _ in done if fault is None}
+            spent = ended - began
+            self._patient_until = ended + min(max(self.patience * spent, LEAST_PATIENCE), self.most_patience)
+        for call, output, fault, together in done:
+            call.finish(output, fault, together)
 
-    def _forward(self, group: list[Call]) -> list[Any]:
+    def _attempt(self, part: list[Call]) -> tuple[list[Any], BaseException | None]:
         try:
             with torch.inference_mode():
-                return self._outputs(group)
-        except Exception as fault:
+                return self._outputs(part), None
+        except BaseException as fault:
             if not out_of_memory(fault):
-                raise
-            free_memory()
-            if len(group) == 1:
-                raise OutOfMemory("the device has too little memory for a picture of this size") from fault
-            # Half of them at a time from now on: the size that fitted is remembered for calls like these.
-            half = (len(group) + 1) // 2
-            self._most_rows[group[0].key] = sum(call.rows for call in group[:half])
-            return self._forward(group[:half]) + self._forward(group[half:])
+                return [None] * len(part), fault
+        return [None] * len(part), OutOfMemory("the device has too little memory for a picture of this size")
+
+    def _fitting(self, calls: list[Call]) -> list[list[Call]]:
+        most = self._most_rows[calls[0].key]
+        parts: list[list[Call]] = []
+        for call in calls:
+            if parts and sum(one.rows for one in parts[-1]) + call.rows <= most:
+                parts[-1].append(call)
+            else:
+                parts.append([call])
+        return parts
 
     def _outputs(self, group: list[Call]) -> list[Any]:
         self.count += 1
@@ -174,9 +184,11 @@ class Forwards:
 def describe(owner: object, arguments: dict[str, Any]) -> Call:
     """The call with its batch size (first dimension of its first tensor) and the key that says what it fits."""
     leaves = dict(_leaves(arguments))
-    first = next(leaf for leaf in leaves.values() if isinstance(leaf, torch.Tensor) and leaf.ndim)
+    at, first = next((path, leaf) for path, leaf in leaves.items() if isinstance(leaf, torch.Tensor) and leaf.ndim)
     rows = first.shape[0]
-    return Call(owner, arguments, rows, leaves, tuple(_trait(path, leaf, rows) for path, leaf in leaves.items()))
+    # A list of tensors has no batch dimension: such calls go alone.
+    key = tuple(_trait(path, leaf, rows) for path, leaf in leaves.items()) if at in arguments else (object(),)
+    return Call(owner, arguments, rows, leaves, key)
 
 
 def _trait(path: str, leaf: Any, rows: int) -> tuple[object, ...]:
@@ -311,20 +323,27 @@ class Errands(StandIn):
         return lambda *args, **kwargs: self._run(found, args, kwargs)
 
     def _run(self, work: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        def errand() -> T:
-            with torch.inference_mode():
-                try:
-                    return work(*args, **kwargs)
-                except Exception as fault:
-                    tile = getattr(self.__dict__["_inner"], "enable_tiling", None)
-                    if not out_of_memory(fault) or tile is None:
-                        raise
-                    free_memory()
-                    tile()  # in pieces from now on: slower, and within what there is
-                    return work(*args, **kwargs)
-
         compute: Compute = self.__dict__["_compute"]
-        return compute.run(errand)
+        return compute.run(lambda: self._work(work, args, kwargs))
+
+    @torch.inference_mode()
+    def _work(self, work: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        inner = self.__dict__["_inner"]
+        tile = getattr(inner, "enable_tiling", None)
+        if tile is not None:  # a VAE, which may be kept in float32 while the rest is not (loading.tune)
+            args = tuple(_as_floating(value, inner.dtype) for value in args)
+        try:
+            return work(*args, **kwargs)
+        except Exception as fault:
+            if not out_of_memory(fault) or tile is None:
+                raise
+        free_memory()  # only now, out of the except clause, is what the failed try held let go
+        tile()  # in pieces from now on: slower, and within what there is
+        return work(*args, **kwargs)
+
+
+def _as_floating(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 class Guarded:

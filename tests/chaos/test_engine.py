@@ -38,7 +38,7 @@ class Sometimes:
     def __init__(self, draw: random.Random) -> None:
         self.stop_at = draw.randrange(4) if draw.random() < 1 / 6 else None
 
-    def begins(self, snapshot: object) -> None:
+    def begins(self, running: object) -> None:
         """Keeps nothing."""
 
     def at_step(self, step: int, steps: int) -> None:
