@@ -11,9 +11,9 @@ import pytest
 
 from handler.engine import checkpoint
 from handler.engine.compute import Compute
+from handler.engine.forwards import Forwards
 from handler.engine.loading import load
 from handler.engine.running import PipelineEngine
-from handler.engine.seam import Forwards
 from handler.errors import Suspended
 from handler.request import GenerationRequest
 from handler.settings import Settings

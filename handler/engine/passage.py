@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import torch
 
     from . import Observer
+    from .forwards import Forwards
     from .preview import Preview
-    from .seam import Forwards
 
 
 class Replay:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..request import GenerationRequest
     from ..settings import Settings
     from . import Observer
+    from .forwards import Forwards
     from .preview import Preview
-    from .seam import Forwards
 
 
 def start(settings: Settings) -> PipelineEngine:
@@ -54,8 +54,8 @@ class PipelineEngine:
         import torch
 
         from .checkpoint import weights_of
+        from .forwards import Forwards
         from .loading import denoiser_name
-        from .seam import Forwards
 
         self.card, self.capacity, self.load_seconds = card, capacity, 0.0
         self.pipe, self.compute = pipe, compute
@@ -93,7 +93,7 @@ class PipelineEngine:
         """Runs the pipeline with these arguments in this thread; what is heavy is done in the compute thread."""
         import torch
 
-        from .seam import out_of_memory
+        from .forwards import out_of_memory
 
         pipe = self._own()
         passage = Passage(self.forwards, pipe.scheduler, observer, replay or Replay({}))

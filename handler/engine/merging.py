@@ -1,0 +1,121 @@
+"""Which calls fit together, and how they become one forward's arguments and get their rows back.
+
+Calls fit when their arguments have the same structure, dtypes and shapes but for the batch dimension, and everything
+else is equal. A tensor whose first dimension is the call's batch size is concatenated, a scalar timestep is expanded to
+one per row, and each caller gets its rows of the output.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SHARED = frozenset({"img_ids", "txt_ids"})
+"""Position tables: one for the whole batch, whatever their length."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One pipeline's call of its denoiser, on its way through the compute thread."""
+
+    owner: object
+    arguments: dict[str, Any]
+    rows: int
+    leaves: dict[str, Any]
+    key: tuple[object, ...]
+    arrived: float = field(default_factory=time.perf_counter)
+    done: threading.Event = field(default_factory=threading.Event)
+    output: Any = None
+    fault: BaseException | None = None
+    together: int = 1
+
+    def finish(self, output: Any = None, fault: BaseException | None = None, together: int = 1) -> None:
+        self.output, self.fault, self.together = output, fault, together
+        self.done.set()
+
+
+def describe(owner: object, arguments: dict[str, Any]) -> Call:
+    """The call with its batch size (first dimension of its first tensor) and the key that says what it fits."""
+    leaves = dict(_leaves(arguments))
+    at, first = next((path, leaf) for path, leaf in leaves.items() if isinstance(leaf, torch.Tensor) and leaf.ndim)
+    rows = first.shape[0]
+    # A list of tensors has no batch dimension: such calls go alone.
+    key = tuple(_trait(path, leaf, rows) for path, leaf in leaves.items()) if at in arguments else (object(),)
+    return Call(owner, arguments, rows, leaves, key)
+
+
+def _trait(path: str, leaf: Any, rows: int) -> tuple[object, ...]:
+    if not isinstance(leaf, torch.Tensor):
+        if path == "timestep" and isinstance(leaf, int | float):
+            return (path, "time", type(leaf))
+        return (path, "same", type(leaf), leaf if leaf.__hash__ else repr(leaf))
+    if _is_time(path, leaf):
+        return (path, "time", leaf.dtype)
+    if _has_rows(path, leaf, rows):
+        return (path, "rows", leaf.dtype, leaf.shape[1:])
+    return (path, "table", leaf.dtype, leaf.shape, leaf.float().cpu().numpy().tobytes())
+
+
+def _is_time(path: str, leaf: Any) -> bool:
+    return path == "timestep" and (not isinstance(leaf, torch.Tensor) or leaf.ndim == 0)
+
+
+def _has_rows(path: str, leaf: torch.Tensor, rows: int) -> bool:
+    return leaf.ndim > 0 and leaf.shape[0] == rows and not (path in SHARED and leaf.ndim == 2)
+
+
+def merge(group: Sequence[Call]) -> dict[str, Any]:
+    """The arguments of one forward for calls with equal keys."""
+    first = group[0]
+    merged: dict[str, Any] = {}
+    for path, leaf in first.leaves.items():
+        if _is_time(path, leaf):
+            device = next(one.device for one in first.leaves.values() if isinstance(one, torch.Tensor))
+            times = [torch.as_tensor(call.leaves[path], device=device).expand(call.rows) for call in group]
+            merged[path] = torch.cat(times)
+        elif isinstance(leaf, torch.Tensor) and _has_rows(path, leaf, first.rows):
+            merged[path] = torch.cat([call.leaves[path] for call in group])
+        else:
+            merged[path] = leaf
+    return cast("dict[str, Any]", _rebuilt(first.arguments, merged))
+
+
+def split(output: Any, rows: Sequence[int]) -> list[Any]:
+    """Each call's rows of the output, as tensors of their own; what has no rows goes to all."""
+    if isinstance(output, torch.Tensor):
+        if output.ndim and output.shape[0] == sum(rows):
+            return [part.clone() for part in torch.split(output, list(rows))]
+        return [output] * len(rows)
+    if isinstance(output, dict):
+        parts = {name: split(value, rows) for name, value in output.items()}
+        return [type(output)(**{name: part[at] for name, part in parts.items()}) for at in range(len(rows))]
+    if isinstance(output, tuple | list):
+        columns = [split(value, rows) for value in output]
+        return [type(output)(column[at] for column in columns) for at in range(len(rows))]
+    return [output] * len(rows)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, tuple | list):
+        for at, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}.{at}")
+    else:
+        yield path, value
+
+
+def _rebuilt(value: Any, leaves: dict[str, Any], path: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _rebuilt(inner, leaves, f"{path}.{name}" if path else str(name)) for name, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_rebuilt(inner, leaves, f"{path}.{at}") for at, inner in enumerate(value))
+    return leaves[path]
