@@ -200,18 +200,18 @@ class _Pace:
 class Heartbeat:
     """Two threads for all of a worker's attempts, started with the first: one for S3, one for SQS."""
 
-    def __init__(self, every: float) -> None:
-        self._every = every
-        self._attempts: set[Attempt] = set()
+    def __init__(self, every: float, first: float) -> None:
+        self._every, self._first = every, first
+        self._attempts: dict[Attempt, float] = {}
         self._changed = threading.Condition()
         self._started = False
         self._suspended = False
 
     @contextmanager
     def watching(self, attempt: Attempt) -> Iterator[None]:
-        """Beats for ``attempt`` every few seconds while the block runs, first after one interval."""
+        """Beats for ``attempt`` every few seconds while the block runs, once it has run for a while."""
         with self._changed:
-            self._attempts.add(attempt)
+            self._attempts[attempt] = time.monotonic()
             if self._suspended:
                 attempt.suspend()
             if not self._started:
@@ -223,7 +223,7 @@ class Heartbeat:
             yield
         finally:
             with self._changed:
-                self._attempts.discard(attempt)
+                self._attempts.pop(attempt, None)
 
     def suspend(self) -> None:
         """Suspends every attempt, and those that come."""
@@ -238,6 +238,7 @@ class Heartbeat:
                 self._changed.wait_for(lambda: bool(self._attempts))
             time.sleep(self._every)
             with self._changed:
-                held = list(self._attempts)
+                due = time.monotonic() - self._first
+                held = [attempt for attempt, began in self._attempts.items() if began <= due]
             for attempt in held:
                 sign(attempt)

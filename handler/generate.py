@@ -87,7 +87,7 @@ class Generate:
         self._worker = worker or f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
         self._keep = timedelta(days=settings.retention_days)
         self._lease = timedelta(seconds=settings.lease)
-        self._heartbeat = Heartbeat(settings.beat_every)
+        self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3))
         self._pipeline = Pipeline(settings, store, load, now)
 
     def engine(self) -> Engine:

@@ -58,6 +58,9 @@ class Settings:
     previews: bool = _setting(False, "`1`: running tasks show a thumbnail, one S3 request for each sign of life")
     lease: int = _setting(60, "Seconds for which an attempt holds its task without a sign of life", least=5, most=3600)
     beat_every: float = _setting(2.0, "Seconds between progress writes of a running task", least=0.1, most=60)
+    first_beat: float = _setting(
+        10.0, "Seconds until a task's first progress write: shorter ones cost no request for it", least=0, most=600
+    )
     checkpoint_every: float = _setting(
         0.0,
         "Seconds between checkpoints of a running task, which bound what a hard kill costs; `0`: none",

@@ -49,6 +49,16 @@ def nothing() -> None:
     """What an engine does between steps unless a test says otherwise."""
 
 
+class Halfway:
+    """What the plain engine says of a task that is being drawn."""
+
+    def snapshot(self) -> bytes:
+        return b"step by step"
+
+    def preview(self) -> bytes:
+        return b"a thumbnail"
+
+
 @dataclass
 class PlainEngine:
     """Draws squares in the seed's colour. ``between`` runs at every step; ``fault`` is raised in place of a picture."""
@@ -68,7 +78,7 @@ class PlainEngine:
             yield
 
     def develop(self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"") -> Developed:
-        observer.begins(lambda: b"step by step")
+        observer.begins(Halfway())
         self.resumed.append(checkpoint)
         steps = request.num_inference_steps or 1
         for step in range(steps):

@@ -274,7 +274,7 @@ def test_progress_is_written_while_it_draws(
             waited.wait(0.02)
 
     plain = PlainEngine(between=watch)
-    often = replace(settings, beat_every=0.1)
+    often = replace(settings, beat_every=0.1, first_beat=0)
     generate = Generate(often, store, queue, lambda _: plain, now=clock)
     generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine"}'), None)
     assert len(seen) >= 2

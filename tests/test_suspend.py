@@ -82,7 +82,9 @@ def test_a_running_task_stops_at_the_step_after_its_worker_learns_of_it(
             submit.cancel("mine")
             learnt.wait(0.4)  # several signs of life
 
-    generate = Generate(replace(settings, beat_every=0.1), store, queue, lambda _: PlainEngine(between=between))
+    generate = Generate(
+        replace(settings, beat_every=0.1, first_beat=0), store, queue, lambda _: PlainEngine(between=between)
+    )
     assert generate.handle(sqs_event(BODY.replace("{", '{"task_id": "mine", ', 1)), None) == CONSUMED
     assert len(steps) == 2
     record = record_of(store, "mine")
@@ -153,7 +155,7 @@ def test_checkpoints_are_written_as_often_as_asked(
         time.sleep(0.1)
         seen.append(store.read_checkpoint("m-1"))
 
-    often = replace(settings, beat_every=0.1, checkpoint_every=0.1)
+    often = replace(settings, beat_every=0.1, first_beat=0, checkpoint_every=0.1)
     generate = Generate(often, store, queue, lambda _: PlainEngine(between=between), now=clock)
     generate.handle(sqs_event(BODY, ids=["m-1"]), None)
     assert b"step by step" in seen
@@ -166,7 +168,7 @@ def test_a_task_that_failed_leaves_no_checkpoint(
     from handler.errors import OutOfMemory
 
     plain = PlainEngine(between=lambda: time.sleep(0.1), fault=OutOfMemory("big"))
-    often = replace(settings, beat_every=0.1, checkpoint_every=0.1)
+    often = replace(settings, beat_every=0.1, first_beat=0, checkpoint_every=0.1)
     Generate(often, store, queue, lambda _: plain, now=clock).handle(sqs_event(BODY, ids=["m-1"]), None)
     assert record_of(store, "m-1").status == "failed"
     assert store.read_checkpoint("m-1") == b""
@@ -181,7 +183,7 @@ def test_a_running_task_shows_a_preview_where_asked_for(
         time.sleep(0.1)
         seen.append(status.result("m-1")["preview_url"])
 
-    often = replace(settings, beat_every=0.1, previews=True)
+    often = replace(settings, beat_every=0.1, first_beat=0, previews=True)
     Generate(often, store, queue, lambda _: PlainEngine(between=between), now=clock).handle(
         sqs_event(BODY, ids=["m-1"]), None
     )
@@ -190,3 +192,12 @@ def test_a_running_task_shows_a_preview_where_asked_for(
     with urllib.request.urlopen(next(one for one in seen if one)) as reply:
         assert (reply.headers["Content-Type"], reply.read()) == ("image/jpeg", b"a thumbnail")
     assert status.result("m-1")["preview_url"] is None
+
+
+def test_a_short_task_costs_no_signs_of_life(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    often = replace(settings, beat_every=0.1)
+    plain = PlainEngine(between=lambda: time.sleep(0.1))
+    Generate(often, store, queue, lambda _: plain, now=clock).handle(sqs_event(BODY, ids=["m-1"]), None)
+    assert record_of(store, "m-1").sequence == 3  # created, claimed, completed

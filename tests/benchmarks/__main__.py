@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from . import startup
+from . import dtypes, engine, loading, overhead, servers, startup
 
-BENCHMARKS = {"startup": startup.main}
+BENCHMARKS = {
+    "startup": startup.main,
+    "engine": engine.main,
+    "dtypes": dtypes.main,
+    "overhead": overhead.main,
+    "loading": loading.main,
+    "servers": servers.main,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or list(BENCHMARKS):

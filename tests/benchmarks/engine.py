@@ -1,0 +1,193 @@
+"""The engine alone: mixed tasks through the seam against a sequential loop over the stock pipeline.
+
+Each contestant runs in a fresh process. The loop has it easy: one thread, the main one, loads and runs everything.
+With CUDA there, the same with random weights of the sizes of SD 2.1 and SDXL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from handler.logs import logger
+from handler.request import GenerationRequest
+from handler.settings import Settings
+
+from .report import Report, in_fresh_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from handler.engine.running import PipelineEngine
+
+TASKS = int(os.environ.get("TASKS", "24"))
+STEPS, GUIDANCE = (8, 32), (1.5, 9.0)
+THINGS = ("red apple", "fox", "sailboat", "panda", "owl", "green apple", "cat", "umbrella")
+PLACES = ("blue", "teal", "white", "yellow", "pink")
+GPU_IN_FLIGHT = 8
+GPU_SIZES = {"SD 2.1, 512x512": "sd21", "SDXL, 1024x1024": "sdxl"}
+
+
+class Unwatched:
+    """An observer that neither keeps nor stops anything."""
+
+    def begins(self, snapshot: object) -> None:
+        """Keeps nothing."""
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Watches nothing."""
+
+
+def mixed() -> list[GenerationRequest]:
+    """The same tasks in every process."""
+    draw = random.Random(20240607)
+    return [
+        GenerationRequest(
+            prompt=f"a {draw.choice(THINGS)} on a {draw.choice(PLACES)} background",
+            num_inference_steps=draw.randint(*STEPS),
+            guidance_scale=round(draw.uniform(*GUIDANCE), 1),
+            seed=draw.randrange(2**31),
+        )
+        for _ in range(TASKS)
+    ]
+
+
+def together(engine: PipelineEngine, works: list[Callable[[], Any]]) -> dict[str, Any]:
+    """All works at once, each in a thread and a place of its own, as the handler does; all must end well."""
+    results: list[Any] = [None] * len(works)
+
+    def one(at: int) -> None:
+        with engine.place():
+            results[at] = works[at]()
+
+    count, calls = engine.forwards.count, engine.forwards.calls
+    threads = [threading.Thread(target=one, args=(at,), name="task") for at in range(len(works))]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - began
+    if any(result is None for result in results):
+        raise RuntimeError("a task failed")
+    return {
+        "rate": len(works) / seconds,
+        "forwards": engine.forwards.count - count,
+        "calls": engine.forwards.calls - calls,
+        "in_flight": engine.capacity,
+        "dtype": engine.card.dtype,
+        "pictures": [result.pictures[0] for result in results],
+    }
+
+
+def in_turn(works: list[Callable[[], Any]]) -> dict[str, Any]:
+    """One after the other in this thread."""
+    began = time.perf_counter()
+    outputs = [work() for work in works]
+    return {"rate": len(works) / (time.perf_counter() - began), "pictures": [output.images[0] for output in outputs]}
+
+
+def seam(dtype: str) -> dict[str, Any]:
+    """The built-in model through the engine, which has warmed up and measured its capacity at its start."""
+    from handler.engine.running import start
+
+    logger.setLevel("ERROR")
+    engine = start(Settings(device="cpu", dtype=dtype))
+    requests = [engine.card.resolve(request) for request in mixed()]
+    return together(engine, [partial(engine.develop, request, Unwatched()) for request in requests])
+
+
+def loop(dtype: str) -> dict[str, Any]:
+    """The built-in model through the stock pipeline, laid out as diffusers loads it, and warmed up as well."""
+    import torch
+
+    from handler.engine.loading import load
+    from handler.engine.running import arguments
+
+    pipe, card = load(Settings(device="cpu", dtype=dtype))
+    pipe.unet.to(memory_format=torch.contiguous_format)
+    requests = [card.resolve(request) for request in mixed()]
+    pipe(**arguments(requests[0].model_copy(update={"num_inference_steps": 3}), card))
+    return in_turn([partial(pipe, **arguments(request, card)) for request in requests])
+
+
+def seam_gpu(size: str) -> dict[str, Any]:
+    import torch
+
+    from handler.engine.compute import Compute
+    from handler.engine.running import PipelineEngine
+
+    from . import models
+
+    compute = Compute()
+    pipe, card = compute.run(partial(models.build, size, "cuda", torch.float16))
+    engine = PipelineEngine(pipe, card, compute, GPU_IN_FLIGHT)
+    calls = [models.call(pipe, request) for request in mixed()]
+    together(engine, [partial(engine.run, call | {"num_inference_steps": 3}, Unwatched()) for call in calls[:8]])
+    return together(engine, [partial(engine.run, models.call(pipe, request), Unwatched()) for request in mixed()])
+
+
+def loop_gpu(size: str) -> dict[str, Any]:
+    import torch
+
+    from . import models
+
+    pipe, _ = models.build(size, "cuda", torch.float16)
+    pipe(**models.call(pipe, mixed()[0]) | {"num_inference_steps": 3})
+    return in_turn([partial(pipe, **models.call(pipe, request)) for request in mixed()])
+
+
+CONTESTANTS = {"seam": seam, "loop": loop, "seam_gpu": seam_gpu, "loop_gpu": loop_gpu}
+
+
+def contest(kind: str, what: str) -> dict[str, Any]:
+    """The contestant's figures; ``pictures`` as an array."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = in_fresh_process("tests.benchmarks.engine", kind, what, folder)
+        return answer | {"pictures": np.load(Path(folder, "pictures.npy")).astype(float)}
+
+
+def main() -> None:
+    """Prints the table."""
+    import torch
+
+    report = Report("engine")
+    loops = {dtype: contest("loop", dtype) for dtype in ("float32", "bfloat16")}
+    for dtype, one in loops.items():
+        report.add(f"sequential loop, {dtype}", one["rate"], "images/s")
+    for dtype in ("auto", "float32"):
+        one = contest("seam", dtype)
+        name = f"engine, {one['dtype']}, {one['in_flight']} in flight"
+        for other, looped in loops.items():
+            report.add(name, one["rate"], "images/s", (f"loop, {other}", looped["rate"]))
+        report.add(f"{name}: forwards", one["forwards"], "", ("calls", one["calls"]))
+        if one["dtype"] in loops:
+            apart = np.abs(one["pictures"] - loops[one["dtype"]]["pictures"]).max()
+            report.add(f"{name}: largest difference from the loop's pixels", apart, "of 255")
+    if torch.cuda.is_available():
+        for name, size in GPU_SIZES.items():
+            one, looped = contest("seam_gpu", size), contest("loop_gpu", size)
+            where = f"{name}, float16, {torch.cuda.get_device_name()}"
+            report.add(f"{where}, {GPU_IN_FLIGHT} in flight", one["rate"], "images/s", ("loop", looped["rate"]))
+            report.add(f"{where}: forwards", one["forwards"], "", ("calls", one["calls"]))
+    else:
+        report.remark("No GPU was found: nothing is said of SD 2.1 and SDXL sizes.")
+    report.remark(f"{TASKS} tasks of the built-in model, steps {STEPS}, guidance {GUIDANCE}, all given at once.")
+    report.show()
+
+
+if __name__ == "__main__":
+    answer = CONTESTANTS[sys.argv[1]](sys.argv[2])
+    np.save(Path(sys.argv[3], "pictures.npy"), np.stack([np.asarray(picture) for picture in answer.pop("pictures")]))
+    print(json.dumps(answer))
+    sys.stdout.flush()
