@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .engine import Developed, EncodedImage, Engine
     from .request import GenerationRequest
 
+MOST_TASKS = 64
 FIRST_DELAY, LONGEST_DELAY = 5, 900
 """Seconds after which a message comes back after a passing fault, doubled at each time."""
 
@@ -89,6 +91,8 @@ class Generate:
         self._lease = timedelta(seconds=settings.lease)
         self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3))
         self._pipeline = Pipeline(settings, store, load, now)
+        # Kept from one event to the next: OpenMP keeps memory for every thread that there ever was.
+        self._threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
 
     def engine(self) -> Engine:
         """The engine, loaded by the first caller. Raises ModelUnavailable."""
@@ -99,7 +103,8 @@ class Generate:
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 if context else float("inf")
 
         async def serve(record: SQSRecord) -> None:
-            await asyncio.to_thread(self._serve, _message(record), deadline)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._threads, self._serve, _message(record), deadline)
 
         processor = AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
         return dict(async_process_partial_response(event, serve, processor, context))
@@ -333,7 +338,9 @@ def build(settings: Settings) -> Generate:
 
 @cache
 def _warm() -> Generate:
-    return build(Settings.load())
+    settings = Settings.load()
+    logger.setLevel(settings.log_level)
+    return build(settings)
 
 
 def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -59,7 +59,10 @@ class Settings:
     lease: int = _setting(60, "Seconds for which an attempt holds its task without a sign of life", least=5, most=3600)
     beat_every: float = _setting(2.0, "Seconds between progress writes of a running task", least=0.1, most=60)
     first_beat: float = _setting(
-        10.0, "Seconds until a task's first progress write: shorter ones cost no request for it", least=0, most=600
+        10.0,
+        "Seconds until a task's first progress write, at most a third of `LEASE`; shorter tasks cost no request for it",
+        least=0,
+        most=600,
     )
     checkpoint_every: float = _setting(
         0.0,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .api import Answer, Api, Event, answer
 from .errors import Fault, InvalidRequest, NotFound
 from .health import ModelHealth
+from .logs import logger
 from .settings import Settings
 from .storage import CURSOR, TaskStore
 from .world import TASK_ID, utc_now
@@ -111,6 +112,7 @@ class Status:
 @cache
 def _warm() -> Status:
     settings = Settings.load()
+    logger.setLevel(settings.log_level)
     return Status(settings, TaskStore(settings))
 
 

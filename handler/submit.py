@@ -21,6 +21,7 @@ from .errors import (
     ServiceFault,
 )
 from .health import ModelHealth
+from .logs import logger
 from .request import GenerationRequest, parse
 from .settings import Settings
 from .storage import TaskStore
@@ -158,6 +159,7 @@ def _task_id(request: GenerationRequest, key: str | None) -> str | None:
 @cache
 def _warm() -> Submit:
     settings = Settings.load()
+    logger.setLevel(settings.log_level)
     return Submit(settings, TaskStore(settings), TaskQueue(settings))
 
 

@@ -169,6 +169,7 @@ def event_of(message: Message) -> dict[str, Any]:
 def main(settings: Settings | None = None) -> int:
     """Runs a worker until SIGTERM or SIGINT. Returns the exit status."""
     settings = settings or Settings.load()
+    logger.setLevel(settings.log_level)
     worker = Worker(generate.build(settings), TaskQueue(settings))
 
     def on_signal(*_: object) -> None:
