@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LARGE = 100_000_000
+"""Parameters of a denoiser from which channels-last is worth it on a CPU: the built-in model is a quarter slower so."""
 ARGUMENTS = {
     "negative_prompt": "negative_prompt",
     "num_inference_steps": "num_inference_steps",
@@ -87,10 +89,12 @@ def pick_dtype(wanted: str, device: str) -> str:
 
 def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
     """What makes the same pipeline faster where it runs. For the compute thread, whose number of threads this sets."""
-    torch.set_num_threads(cores())
+    if cores() < torch.get_num_threads():  # else left alone: setting it, to whatever value, made forwards slower
+        torch.set_num_threads(cores())
     denoiser = getattr(pipe, denoiser_name(pipe))
-    if denoiser_name(pipe) == "unet" and (device.startswith("cuda") or dtype == "bfloat16"):
-        denoiser.to(memory_format=torch.channels_last)  # convolutions of these types are faster so; float32's are not
+    large = sum(weights.numel() for weights in denoiser.parameters()) >= LARGE
+    if denoiser_name(pipe) == "unet" and (device.startswith("cuda") or (dtype == "bfloat16" and large)):
+        denoiser.to(memory_format=torch.channels_last)
     vae = getattr(pipe, "vae", None)
     if vae is not None and dtype == "float16" and getattr(vae.config, "force_upcast", False):
         vae.to(torch.float32)  # overflows in float16: once for all tasks, where the pipeline would do it for each
