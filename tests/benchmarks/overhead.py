@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from handler.settings import Settings
 
 TASKS, COUNTED = 20, 5
-SHORT, LONG = 8, 200
-"""Steps."""
+SHORT, LONG = {"num_inference_steps": 8}, {"num_inference_steps": 200, "width": 96, "height": 96}
 PIPELINES_OWN = ("text", "denoise", "decode")
 MOST_MS = 40
 MOST_REQUESTS = {"SQS": 8, "HTTP": 9}
-PRICES_OF = "us-east-1, 2026-01"
+PRICES_OF = "us-east-1, November 2026"
 PRICES = {"S3 PUT": 0.005 / 1000, "S3 LIST": 0.005 / 1000, "S3 GET": 0.0004 / 1000, "SQS": 0.40 / 1_000_000}
 """Dollars a request: S3 Standard; a standard queue, beyond the free first million a month."""
 NOT_A_TASKS = (EMPTY, HEALTH)
@@ -51,9 +50,9 @@ class Path:
         self._aws, self._store, self._queue = aws, TaskStore(settings), TaskQueue(settings)
         self._submit = Submit(settings, self._store, self._queue)
 
-    def go(self, door: str, steps: int) -> tuple[tasks.Timings, list[str]]:
+    def go(self, door: str, size: dict[str, int]) -> tuple[tasks.Timings, list[str]]:
         """A task's timings, and the names of its requests."""
-        body = json.dumps({"prompt": "a red apple on a blue background", "seed": 7, "num_inference_steps": steps})
+        body = json.dumps({"prompt": "a red apple on a blue background", "seed": 7, **size})
         self._aws.forget()
         if door == "SQS":
             task_id = self._queue.send(body)

@@ -116,11 +116,9 @@ def figure(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.6f}".rstrip("0")
 
 
-def in_fresh_process(module: str, *arguments: str, timeout: float = LONGEST, **environ: str) -> dict[str, Any]:
+def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
     """Runs ``python -m module arguments`` and returns the JSON object on its last line of output."""
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(
-        command, env=os.environ | environ, stdout=subprocess.PIPE, text=True, check=True, timeout=timeout
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=LONGEST)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
