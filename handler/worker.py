@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import generate
+from . import alive, generate
 from .errors import ModelUnavailable, ServiceFault
 from .logs import logger
 from .notices import Notices
@@ -48,8 +48,10 @@ class WorkerContext:
 class Worker:
     """One process, one engine, as many messages at a time as the engine has places."""
 
-    def __init__(self, app: Generate, queue: TaskQueue, *, poll_seconds: int = POLL_SECONDS) -> None:
-        self._app, self._queue, self._poll_seconds = app, queue, poll_seconds
+    def __init__(
+        self, app: Generate, queue: TaskQueue, *, poll_seconds: int = POLL_SECONDS, alive_file: str = ""
+    ) -> None:
+        self._app, self._queue, self._poll_seconds, self._alive_file = app, queue, poll_seconds, alive_file
         self._stop = threading.Event()
         self._free = threading.Condition()
         self._running = 0
@@ -108,9 +110,11 @@ class Worker:
         return None
 
     def _wait_for_place(self) -> int:
-        """The number of free places, once there is one; 0 when it is time to stop."""
+        """The number of free places, once there is one; 0 when it is time to stop. A sign of life, every few seconds."""
         with self._free:
-            self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity)
+            alive.touch(self._alive_file)
+            while not self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity, POLL_SECONDS):
+                alive.touch(self._alive_file)
             return 0 if self._stop.is_set() else self._capacity - self._running
 
     def _receive(self, free: int) -> list[Message]:
@@ -170,7 +174,7 @@ def main(settings: Settings | None = None) -> int:
     """Runs a worker until SIGTERM or SIGINT. Returns the exit status."""
     settings = settings or Settings.load()
     logger.setLevel(settings.log_level)
-    worker = Worker(generate.build(settings), TaskQueue(settings))
+    worker = Worker(generate.build(settings), TaskQueue(settings), alive_file=settings.alive_file)
 
     def on_signal(*_: object) -> None:
         # Not from here: a handler interrupts the main thread, which may hold the lock that stop() needs.
