@@ -166,6 +166,12 @@ def use(**environ: str) -> Settings:
     return Settings.load()
 
 
+def provide(**environ: str) -> None:
+    """Sets variables of the libraries that the engine uses, unless the operator has set them."""
+    for name, value in environ.items():
+        os.environ.setdefault(name, value)
+
+
 def terminal_variables() -> Mapping[str, str]:
     """What a terminal says of itself."""
     names = ("TERM", "TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID")
