@@ -31,7 +31,7 @@ COPY --from=app /opt/darkroom /opt/darkroom
 COPY infra/bake.py ./
 RUN --mount=type=bind,target=/context --mount=type=secret,id=ca --mount=type=secret,id=hf_token \
     --mount=type=secret,id=aws,target=/root/.aws/credentials --mount=type=cache,target=/var/cache/models \
-    PYTHONPATH=/opt/darkroom /opt/venv/bin/python bake.py /context /opt/weights
+    PYTHONPATH=/opt/darkroom /opt/venv/bin/python bake.py /context /opt/weights /var/cache/models
 
 # --- What is shipped -----------------------------------------------------------------------------------------------
 FROM ${BASE} AS runtime

@@ -71,7 +71,9 @@ class Settings:
         most=3600,
     )
     stop_file: str = _setting("", "A file whose appearance stops the worker as SIGTERM does")
-    alive_file: str = _setting("", "A file that the worker touches every few seconds; `python -m handler.alive` looks at it")
+    alive_file: str = _setting(
+        "", "A file that the worker touches every few seconds; `python -m handler.alive` looks at it"
+    )
     spot_notices: bool = _setting(False, "`1` on EC2 spot instances: the worker looks for interruption notices")
     retention_days: int = _setting(30, "Days until a task's `expires_at`", least=1, most=3650)
     log_level: str = _setting("INFO", "Least level of the JSON log", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))

@@ -110,7 +110,7 @@ class Worker:
         return None
 
     def _wait_for_place(self) -> int:
-        """The number of free places, once there is one; 0 when it is time to stop. A sign of life, every few seconds."""
+        """The number of free places, once there is one; 0 when it is time to stop. Shows that it is alive meanwhile."""
         with self._free:
             alive.touch(self._alive_file)
             while not self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity, POLL_SECONDS):

@@ -14,6 +14,9 @@ rm -f "$site"/torch/lib/libtorchbind_test.so "$site"/torch/lib/libjitbackend_tes
 # numpy's "testing" packages: they are imported at run time.
 find "$site" -name '*.a' -delete
 find "$site" -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
+# botocore describes every service of AWS. These are the handlers' clients and what credentials are fetched with.
+find "$site/botocore/data" -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sqs ! -name sts ! -name sso \
+    ! -name sso-oidc ! -name signin -exec rm -rf {} +
 # Syntax of a newer Python, which this one cannot compile; nothing imports it here.
 rm -f "$site"/torch/testing/_internal/py312_intrinsics.py
 
