@@ -10,7 +10,7 @@ secrets=/run/secrets
 # Bytecode is compiled below: pip's own trusts the files' times, which builders and registries may rewrite, and on a
 # read-only file system every start would then compile all of it anew, three times as slow.
 pip() { /opt/tools/bin/pip --quiet --disable-pip-version-check --no-cache-dir --python /opt/venv/bin/python "$@"; }
-compiled() { /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$1"; }
+compiled() { /opt/venv/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$1"; }
 
 case $1 in
 app)

@@ -9,6 +9,11 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Silent: a runtime that is killed resets its connections."""
+
+
 class RuntimeApi:
     """A context manager: hands out events one by one, lets the runtime wait in between; keeps what it answers."""
 
@@ -52,7 +57,7 @@ class RuntimeApi:
             def log_message(self, *_: object) -> None:
                 """Silent."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
