@@ -74,6 +74,9 @@ class TaskQueue:
         """
         with _translated("send a message"):
             sent = self._sqs.send_message(QueueUrl=self.url, MessageBody=body, DelaySeconds=min(round(delay), 900))
+        if "MessageId" not in sent:
+            # botocore takes an answer that was cut off for an empty one.
+            raise ServiceFault("SQS failed to send a message: its answer is torn")
         return sent["MessageId"]
 
     def receive(self, most: int = 1, wait: float = LONG_POLL, hidden: float | None = None) -> list[Message]:
