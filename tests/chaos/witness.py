@@ -1,0 +1,161 @@
+"""What must hold while it runs, seen at the server's side of the proxy: every write of a record, and who wrote it."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from contextlib import nullcontext
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from handler import tasks
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from .proxy import Reply, Request
+
+# Storage spells the keys; these are seen from outside, as any other reader of the bucket would.
+RECORD = re.compile(r"/[^/]+/tasks/([^/]+)/status\.json")
+IMAGE = re.compile(r"/[^/]+/(tasks/([^/]+)/\d+/\d+\.\w+)")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A record that was written, when (``time.time()``) and through whose door."""
+
+    at: float
+    who: str
+    record: tasks.Record
+
+
+class Witness:
+    """Keeps every task's history and all that must not have happened (``violations``)."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._orders: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.history: dict[str, list[Seen]] = {}
+        self.violations: list[str] = []
+        self.pids: dict[str, int] = {}
+        self.received: Counter[str] = Counter()
+        """Messages given out by SQS: ``first`` time, ``again``, and ``dead`` for those given out of the dead letters."""
+
+    def order(self, request: Request) -> AbstractContextManager[object]:
+        name = _task(RECORD, request.path)
+        if name is None or request.method not in {"PUT", "DELETE"}:
+            return nullcontext()
+        with self._guard:
+            return self._orders[name]
+
+    def saw(self, request: Request, reply: Reply) -> None:
+        if reply.status not in {200, 204}:
+            return
+        if request.is_sqs:
+            if request.headers["x-amz-target"].endswith(".ReceiveMessage"):
+                self._received(reply.body)
+            return
+        name = _task(RECORD, request.path)
+        if name is not None and request.method == "PUT":
+            self._written(name, Seen(time.time(), request.who, tasks.Record.from_json(request.body)))
+        elif name is not None and request.method == "DELETE":
+            self._accuse(name, f"{request.who} deleted the record")
+        elif request.method in {"PUT", "DELETE"} and (image := IMAGE.fullmatch(_path(request))):
+            self._image(image[2], image[1], request)
+
+    def latest(self, name: str) -> tasks.Record | None:
+        with self._guard:
+            history = self.history.get(name)
+            return history[-1].record if history else None
+
+    def terminal(self) -> set[str]:
+        """The tasks that have ended."""
+        with self._guard:
+            return {name for name, seen in self.history.items() if seen[-1].record.status in tasks.TERMINAL}
+
+    def held_by(self, who: str) -> dict[str, int]:
+        """The tasks that ``who`` holds at this moment, and the attempt."""
+        with self._guard:
+            last = {name: seen[-1] for name, seen in self.history.items()}
+        return {
+            name: seen.record.attempt
+            for name, seen in last.items()
+            if seen.record.status == "processing" and seen.who == who
+        }
+
+    def _received(self, body: bytes) -> None:
+        for message in json.loads(body or b"{}").get("Messages", []):
+            count = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
+            with self._guard:
+                self.received["first" if count == 1 else "again"] += 1
+
+    def _written(self, name: str, seen: Seen) -> None:
+        before = self.history.get(name, [])
+        record = seen.record
+        if not before:
+            if record.sequence not in {1, 2}:  # 2: created and claimed in one write
+                self._accuse(name, f"its first record has the sequence {record.sequence}")
+        else:
+            self._check_move(name, before[-1].record, seen)
+        if record.lease is not None and self.pids.get(seen.who) not in {None, _pid(record.lease.owner)}:
+            self._accuse(name, f"{seen.who} wrote a lease of {record.lease.owner}")
+        if record.status == "completed":
+            others = [one.key for one in record.images if f"/{record.attempt}/" not in one.key]
+            if others or not record.images:
+                self._accuse(name, f"attempt {record.attempt} completed with the images {others}")
+        with self._guard:
+            self.history.setdefault(name, []).append(seen)
+
+    def _check_move(self, name: str, old: tasks.Record, seen: Seen) -> None:
+        new, told = seen.record, f"{seen.who} wrote {seen.record.status} of attempt {seen.record.attempt}"
+        if new.sequence != old.sequence + 1:
+            self._accuse(name, f"sequence went from {old.sequence} to {new.sequence}")
+        if old.status in tasks.TERMINAL:
+            self._accuse(name, f"{told} over {old.status}")
+        if (new.fingerprint, new.created_at, new.task_id) != (old.fingerprint, old.created_at, old.task_id):
+            self._accuse(name, f"{told} of another request")
+        if old.request and new.request and old.request.seed != new.request.seed:
+            self._accuse(name, f"{told} with another seed")
+        if new.status == "cancelled":
+            return  # whoever asks may cancel
+        if new.attempt == old.attempt + 1 and new.status == "processing":
+            if old.lease is not None and new.started_at is not None and old.lease.expires_at > new.started_at:
+                self._accuse(name, f"{told} while {old.lease.owner} held it")
+        elif new.attempt != old.attempt:
+            self._accuse(name, f"{told} after attempt {old.attempt}")
+        elif old.lease is not None:
+            if new.lease is not None and new.lease.owner != old.lease.owner:
+                self._accuse(name, f"{told}: {new.lease.owner} in place of {old.lease.owner}")
+            if self.pids.get(seen.who) != _pid(old.lease.owner):
+                self._accuse(name, f"{told}, which {old.lease.owner} held")
+
+    def _image(self, name: str, key: str, request: Request) -> None:
+        record = self.latest(name)
+        if record is None or record.status != "completed":
+            return
+        for image in record.images:
+            if image.key == key and (request.method == "DELETE" or sha256(request.body).hexdigest() != image.sha256):
+                self._accuse(name, f"{request.who} changed the image {key} of a completed record")
+
+    def _accuse(self, name: str, what: str) -> None:
+        with self._guard:
+            self.violations.append(f"{name}: {what}")
+
+
+def _path(request: Request) -> str:
+    return unquote(urlsplit(request.path).path)
+
+
+def _task(pattern: re.Pattern[str], path: str) -> str | None:
+    found = pattern.fullmatch(unquote(urlsplit(path).path))
+    return found[1] if found else None
+
+
+def _pid(owner: str) -> int:
+    """Owners are called ``{host}-{pid}-{name of the process}/{name of the claim}``."""
+    return int(owner.split("/")[0].rsplit("-", 2)[1])
