@@ -71,6 +71,9 @@ class Watcher(Protocol):
     def saw(self, request: Request, reply: Reply) -> None:
         """The server has acted."""
 
+    def met(self, request: Request, reply: Reply | None) -> None:
+        """A fault other than latency meets the request; ``reply`` is what the server answered, if it was asked."""
+
 
 class Schedule:
     """Which request meets which fault. ``armed`` is False until the load begins and once it is over."""
@@ -166,11 +169,14 @@ class _Passage(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.who, self.command, self.path, headers, body)
         kind, late = self.proxy.schedule.next()
+        before = kind in {"reset", "500", "throttled"}
+        reply = None if before else self.proxy.forward(request)
+        if kind not in {None, "latency"}:
+            self.proxy.watcher.met(request, reply)
         if kind == "reset":
             return self._break()
-        if kind in {"500", "throttled"}:
+        if reply is None:
             return self._answer(_fault(request, throttled=kind == "throttled"))
-        reply = self.proxy.forward(request)
         if kind == "reset after":
             return self._break()
         if kind == "500 after":

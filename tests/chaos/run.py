@@ -144,10 +144,20 @@ def _strikes(draw: random.Random, tasks: int) -> Iterator[tuple[int, float]]:
         yield ended, draw.uniform(0, 1)
 
 
-def rerun_delays(outcome: Outcome) -> tuple[dict[str, list[float]], list[str]]:
-    """Seconds from a signal to the next attempt of each task that it interrupted, by signal; and those too late."""
-    delays: dict[str, list[float]] = {"SIGKILL": [], "SIGTERM": []}
-    late = []
+@dataclass
+class Reruns:
+    """Seconds from a signal to the next attempt of each task that it interrupted."""
+
+    delays: dict[str, list[float]] = field(default_factory=lambda: {"SIGKILL": [], "SIGTERM": []})
+    disturbed: int = 0
+    late: list[str] = field(default_factory=list)
+
+
+def reruns(outcome: Outcome) -> Reruns:
+    """By signal. Each fault that meets the redelivery itself (its message was lost on the way, its claim failed, its
+    receiver was killed as well) may cost the same time once more; such a task is counted as ``disturbed``, not timed.
+    """
+    found = Reruns()
     for kill in outcome.fleet.kills:
         name = signal.Signals(kill.signal).name
         for task, attempt in kill.held.items():
@@ -157,22 +167,28 @@ def rerun_delays(outcome: Outcome) -> tuple[dict[str, list[float]], list[str]]:
             again = next((seen for seen in later if seen.record.attempt > attempt), None)
             if again is None:
                 continue  # cancelled, or it is among those stuck
-            delays[name].append(again.at - kill.at)
-            if again.at - kill.at > LEASE + GRACE:
-                late.append(f"{task}: running again {again.at - kill.at:.1f} s after {name} to {kill.who}")
-    return delays, late
+            faults = sum(kill.at < at < again.at for at in outcome.witness.disturbed[task])
+            faults += sum(kill.at < other.at < again.at for other in outcome.fleet.kills)
+            delay = again.at - kill.at
+            if delay > (LEASE + GRACE) * (1 + faults):
+                found.late.append(f"{task}: again {delay:.1f} s after {name} to {kill.who}, {faults} faults between")
+            if faults:
+                found.disturbed += 1
+            else:
+                found.delays[name].append(delay)
+    return found
 
 
 def figures(outcome: Outcome) -> dict[str, Any]:
     """The run in numbers; ``violations`` in words."""
     ended, spent, fleet = outcome.ended, outcome.spent, outcome.fleet
-    delays, late = rerun_delays(outcome)
+    again = reruns(outcome)
     needed = sum(ended.needed.values())
     computed = sum(spent.steps[name] for name in ended.needed)
     signals = Counter(signal.Signals(kill.signal).name for kill in fleet.kills)
     violations = [
         *outcome.witness.violations, *fleet.violations, *ended.lost, *ended.stuck, *ended.doubled, *ended.wrong,
-        *ended.left, *late, *filter(None, [outcome.stuck_after]),
+        *ended.left, *again.late, *filter(None, [outcome.stuck_after]),
     ]  # fmt: skip
     statuses = Counter(record.status for record in ended.records.values())
     return {
@@ -180,7 +196,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "tasks": len(outcome.load.accepted),
         "seconds": round(outcome.seconds, 1),
         "requests": outcome.schedule.requests,
-        "kills": {"total": len(fleet.kills), **signals, "tasks_interrupted": sum(map(len, delays.values()))},
+        "kills": {"total": len(fleet.kills), **signals, "tasks_interrupted": sum(map(len, again.delays.values())) + again.disturbed},
         "faults": {"total": sum(outcome.schedule.counts.values()), **outcome.schedule.counts},
         "duplicated_messages": outcome.load.duplicates,
         "submissions_repeated": outcome.load.repeated,
@@ -197,9 +213,10 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "wasted_share": round(computed / needed - 1, 4) if needed else None,
         "seconds_to_run_again": {
             name: {"median": round(sorted(all_)[len(all_) // 2], 2), "most": round(max(all_), 2)}
-            for name, all_ in delays.items()
+            for name, all_ in again.delays.items()
             if all_
         },
+        "reruns_disturbed": again.disturbed,
         "lost": len(ended.lost),
         "doubled": len(ended.doubled),
         "wrong": len(ended.wrong),

@@ -44,7 +44,10 @@ class Witness:
         self.violations: list[str] = []
         self.pids: dict[str, int] = {}
         self.received: Counter[str] = Counter()
-        """Messages given out by SQS: ``first`` time, ``again``, and ``dead`` for those given out of the dead letters."""
+        """Messages that SQS gave out, for the ``first`` time or ``again``."""
+        self.disturbed: dict[str, list[float]] = defaultdict(list)
+        """When a fault met a request about a task's record or message."""
+        self._handles: dict[str, str] = {}
 
     def order(self, request: Request) -> AbstractContextManager[object]:
         name = _task(RECORD, request.path)
@@ -67,6 +70,19 @@ class Witness:
             self._accuse(name, f"{request.who} deleted the record")
         elif request.method in {"PUT", "DELETE"} and (image := IMAGE.fullmatch(_path(request))):
             self._image(image[2], image[1], request)
+
+    def met(self, request: Request, reply: Reply | None) -> None:
+        if request.is_sqs:
+            asked = json.loads(request.body)
+            handles = [asked["ReceiptHandle"]] if "ReceiptHandle" in asked else []
+            if reply is not None and reply.status == 200 and request.headers["x-amz-target"].endswith(".ReceiveMessage"):
+                handles = [one["ReceiptHandle"] for one in json.loads(reply.body or b"{}").get("Messages", [])]
+            names = [self._handles.get(handle, "") for handle in handles]
+        else:
+            names = [_task(RECORD, request.path) or ""]
+        with self._guard:
+            for name in names:
+                self.disturbed[name].append(time.time())
 
     def latest(self, name: str) -> tasks.Record | None:
         with self._guard:
@@ -93,6 +109,7 @@ class Witness:
             count = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
             with self._guard:
                 self.received["first" if count == 1 else "again"] += 1
+                self._handles[message["ReceiptHandle"]] = _named(message)
 
     def _written(self, name: str, seen: Seen) -> None:
         before = self.history.get(name, [])
@@ -154,6 +171,14 @@ def _path(request: Request) -> str:
 def _task(pattern: re.Pattern[str], path: str) -> str | None:
     found = pattern.fullmatch(unquote(urlsplit(path).path))
     return found[1] if found else None
+
+
+def _named(message: dict[str, str]) -> str:
+    """The task that a message asks for."""
+    try:
+        return str(json.loads(message["Body"]).get("task_id") or message["MessageId"])
+    except ValueError:
+        return message["MessageId"]
 
 
 def _pid(owner: str) -> int:
