@@ -25,8 +25,8 @@ DIFFERENT = 30
 DUPLICATED, BY_HTTP, NAMELESS, SEEDLESS, BAD, CANCELLED = 1 / 3, 0.4, 0.15, 0.1, 0.03, 0.03
 LATER = 12.0
 """Seconds until the second message of a pair, at most; half of them come at once."""
-OUTSTANDING = 9
-"""Tasks in flight at most: no more than what two workers have places for, so that none waits but for its worker."""
+OUTSTANDING = 10
+"""Tasks in flight at most: fewer than the workers have places for, so that none waits but for its worker."""
 
 
 @dataclass(frozen=True)

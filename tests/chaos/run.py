@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 WORKERS = 3
 TASKS_A_KILL = 5
-LEASE = 8
+LEASE = 6
 GRACE = 5.0
 """Seconds beyond its lease within which a killed worker's task runs again."""
+CLAIMING = 0.5
+"""Seconds around a claim in which a fault may hide from the worker that it holds the task."""
 VISIBILITY = 30
 """The queue's own, longer than the lease, as a queue that also serves Lambda has it."""
 MAX_RECEIVES = 50
@@ -155,7 +157,8 @@ class Reruns:
 
 def reruns(outcome: Outcome) -> Reruns:
     """By signal. Each fault that meets the redelivery itself (its message was lost on the way, its claim failed, its
-    receiver was killed as well) may cost the same time once more; such a task is counted as ``disturbed``, not timed.
+    receiver was killed as well), or that kept the worker from knowing its own claim, may cost the same time once more;
+    such a task is counted as ``disturbed``, not timed.
     """
     found = Reruns()
     for kill in outcome.fleet.kills:
@@ -167,8 +170,14 @@ def reruns(outcome: Outcome) -> Reruns:
             again = next((seen for seen in later if seen.record.attempt > attempt), None)
             if again is None:
                 continue  # cancelled, or it is among those stuck
-            faults = sum(kill.at < at < again.at for at in outcome.witness.disturbed[task])
-            faults += sum(kill.at < other.at < again.at for other in outcome.fleet.kills)
+            claim = next(seen for seen in outcome.witness.history[task] if seen.record.attempt == attempt)
+            faults = sum(
+                kill.at < at < again.at or abs(at - claim.at) < CLAIMING for at in outcome.witness.disturbed[task]
+            )
+            faults += sum(
+                any(who == other.who and kill.at < at < other.at < again.at for other in outcome.fleet.kills)
+                for at, who in outcome.witness.deliveries[task]
+            )
             delay = again.at - kill.at
             if delay > (LEASE + GRACE) * (1 + faults):
                 found.late.append(f"{task}: again {delay:.1f} s after {name} to {kill.who}, {faults} faults between")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from handler import tasks
 from handler.errors import DarkroomError, ServiceFault
 from handler.local.aws import create_resources
+from handler.request import GenerationRequest
 from handler.settings import Settings
 from handler.storage import TaskStore
 from handler.taskqueue import TaskQueue
@@ -52,4 +55,25 @@ def test_nothing_but_a_service_fault_leaks(endpoint: str, kind: Kind, call: str)
         assert set(outcomes) <= {b"x" * 4096}
     if call == "send":
         assert all(outcomes)
+    proxy.close()
+
+
+@pytest.mark.parametrize("kind", ["reset", "reset after", "500 after", "truncated"])
+def test_a_record_is_written_once_whatever_becomes_of_the_answer(endpoint: str, kind: Kind) -> None:
+    """obstore does not repeat a conditional put whose connection broke: the store does, and knows its own bytes."""
+    witness, schedule = Witness(), Schedule(4, {kind: 0.15})
+    proxy = Proxy(endpoint, schedule, witness)
+    door = proxy.door("client")
+    resources = create_resources(door, visibility=30, max_receives=3)
+    store = TaskStore(Settings.load({**os.environ, **resources.variables, "AWS_ENDPOINT_URL": door}))
+    request, now = GenerationRequest(prompt="fox"), datetime.now(UTC)
+    schedule.armed = True
+    for number in range(25):
+        record = tasks.create(f"t{number}", request, 1, now, timedelta(days=1))
+        stored = store.create(record)
+        store.change(stored, tasks.cancel(record, now=now))
+    schedule.armed = False
+    assert schedule.counts[kind] >= 5
+    assert [len(seen) for seen in witness.history.values()] == [2] * 25
+    assert witness.violations == []
     proxy.close()

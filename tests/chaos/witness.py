@@ -47,6 +47,8 @@ class Witness:
         """Messages that SQS gave out, for the ``first`` time or ``again``."""
         self.disturbed: dict[str, list[float]] = defaultdict(list)
         """When a fault met a request about a task's record or message."""
+        self.deliveries: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        """When SQS gave a message for the task to whom."""
         self._handles: dict[str, str] = {}
 
     def order(self, request: Request) -> AbstractContextManager[object]:
@@ -61,7 +63,7 @@ class Witness:
             return
         if request.is_sqs:
             if request.headers["x-amz-target"].endswith(".ReceiveMessage"):
-                self._received(reply.body)
+                self._received(request.who, reply.body)
             return
         name = _task(RECORD, request.path)
         if name is not None and request.method == "PUT":
@@ -104,12 +106,13 @@ class Witness:
             if seen.record.status == "processing" and seen.who == who
         }
 
-    def _received(self, body: bytes) -> None:
+    def _received(self, who: str, body: bytes) -> None:
         for message in json.loads(body or b"{}").get("Messages", []):
             count = int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
             with self._guard:
                 self.received["first" if count == 1 else "again"] += 1
                 self._handles[message["ReceiptHandle"]] = _named(message)
+                self.deliveries[_named(message)].append((time.time(), who))
 
     def _written(self, name: str, seen: Seen) -> None:
         before = self.history.get(name, [])
@@ -140,16 +143,18 @@ class Witness:
             self._accuse(name, f"{told} with another seed")
         if new.status == "cancelled":
             return  # whoever asks may cancel
-        if new.attempt == old.attempt + 1 and new.status == "processing":
-            if old.lease is not None and new.started_at is not None and old.lease.expires_at > new.started_at:
-                self._accuse(name, f"{told} while {old.lease.owner} held it")
-        elif new.attempt != old.attempt:
+        claimed = new.attempt == old.attempt + 1 and new.status == "processing"
+        if not claimed and new.attempt != old.attempt:
             self._accuse(name, f"{told} after attempt {old.attempt}")
-        elif old.lease is not None:
-            if new.lease is not None and new.lease.owner != old.lease.owner:
-                self._accuse(name, f"{told}: {new.lease.owner} in place of {old.lease.owner}")
-            if self.pids.get(seen.who) != _pid(old.lease.owner):
-                self._accuse(name, f"{told}, which {old.lease.owner} held")
+        if old.lease is None:
+            return
+        alive = old.lease.expires_at.timestamp() > seen.at
+        if alive and (claimed or self.pids.get(seen.who) != _pid(old.lease.owner)):
+            self._accuse(name, f"{told} while {old.lease.owner} held it")
+        if not claimed and new.lease is not None and new.lease.owner != old.lease.owner:
+            self._accuse(name, f"{told}: {new.lease.owner} in place of {old.lease.owner}")
+        if new.status == "completed" and self.pids.get(seen.who) != _pid(old.lease.owner):
+            self._accuse(name, f"{told}, which {old.lease.owner} drew")
 
     def _image(self, name: str, key: str, request: Request) -> None:
         record = self.latest(name)
