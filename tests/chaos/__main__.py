@@ -13,8 +13,9 @@ from pathlib import Path
 
 from handler.logs import logger
 
+from .figures import figures
 from .report import table
-from .run import figures, run
+from .run import run
 
 
 def main() -> int:

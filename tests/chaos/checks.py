@@ -66,9 +66,7 @@ class Backstage:
         left = {}
         for name, url in (("queue", self._resources.queue_url), ("dead", self._resources.dead_letter_queue_url)):
             found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-            left[name] = sum(
-                int(found[f"ApproximateNumberOfMessages{kind}"]) for kind in ("", "NotVisible", "Delayed")
-            )
+            left[name] = sum(int(found[f"ApproximateNumberOfMessages{kind}"]) for kind in ("", "NotVisible", "Delayed"))
         return left
 
     def objects(self) -> dict[str, bytes]:
@@ -87,7 +85,9 @@ def check(backstage: Backstage, accepted: dict[str, Planned], completions: dict[
             ended.records[record.task_id] = record
     for name, one in accepted.items():
         found = ended.records.get(name)
-        allowed = {"failed"} if not one.good else {"completed"} | ({"cancelled"} if one.cancel_after is not None else set())
+        allowed = (
+            {"failed"} if not one.good else {"completed"} | ({"cancelled"} if one.cancel_after is not None else set())
+        )
         if found is None:
             ended.lost.append(f"{name}: accepted, and there is no record")
         elif found.status in tasks.TERMINAL and found.status not in allowed:

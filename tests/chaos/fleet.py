@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import random
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Mapping
 
     from .proxy import Proxy

@@ -1,4 +1,4 @@
-"""The load: tasks by raw SQS messages and by ``POST /generate``, a third of the messages twice, some bad, some cancelled."""
+"""The load: tasks by raw SQS messages and by ``POST /generate``, a third sent twice, some bad, some cancelled."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A fault-injecting HTTP proxy between AWS clients and a server: what S3, SQS and the network do on a bad day.
 
-Every client process gets a door of its own (a port of 127.0.0.1), so that each write can be told to its writer. Requests
-pass as they are, host and signature included. The faults follow a seeded schedule: the n-th request meets the n-th draw.
+Every client process gets a door of its own (a port of 127.0.0.1), so that each write can be told to its writer.
+Requests pass as they are, host and signature included. The faults follow a seeded schedule: the n-th request meets the
+n-th draw.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ RATES: dict[Kind, float] = {
 """Share of the requests that meet each kind."""
 LATENCY = (0.1, 1.5)
 """Seconds, drawn evenly."""
-HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-connection"})
+HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-connection"}
+)
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -184,7 +187,7 @@ class _Passage(BaseHTTPRequestHandler):
         time.sleep(late)
         return self._answer(reply, torn=kind == "truncated")
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass  # noqa: N815
 
     def _answer(self, reply: Reply, *, torn: bool = False) -> None:
         self.send_response_only(reply.status)

@@ -11,7 +11,9 @@ from rich.table import Table
 def table(found: dict[str, Any]) -> None:
     kills, faults = dict(found["kills"]), dict(found["faults"])
     again = found["seconds_to_run_again"]
-    shown = Table(title=f"Chaos, seed {found['seed']}: {found['tasks']} tasks in {found['seconds']:.0f} s", min_width=90)
+    shown = Table(
+        title=f"Chaos, seed {found['seed']}: {found['tasks']} tasks in {found['seconds']:.0f} s", min_width=90
+    )
     shown.add_column("figure")
     shown.add_column("value")
     interrupted = kills.pop("tasks_interrupted")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from handler import tasks
-from handler.errors import DarkroomError, ServiceFault
+from handler.errors import ServiceFault
 from handler.local.aws import create_resources
 from handler.request import GenerationRequest
 from handler.settings import Settings
@@ -43,18 +43,17 @@ def test_nothing_but_a_service_fault_leaks(endpoint: str, kind: Kind, call: str)
         "receive": lambda: queue.receive(1, 0),
     }
     schedule.armed = True
-    outcomes = []
+    outcomes: list[object] = []
     for _ in range(4):
         try:
             outcomes.append(calls[call]())
-        except ServiceFault as fault:
-            assert isinstance(fault, DarkroomError)
+        except ServiceFault:
+            outcomes.append(None)
     schedule.armed = False
     assert schedule.counts[kind] >= 2
+    assert len(outcomes) == 4
     if call == "get":
-        assert set(outcomes) <= {b"x" * 4096}
-    if call == "send":
-        assert all(outcomes)
+        assert set(outcomes) <= {b"x" * 4096, None}  # never half of it
     proxy.close()
 
 

@@ -77,7 +77,11 @@ class Witness:
         if request.is_sqs:
             asked = json.loads(request.body)
             handles = [asked["ReceiptHandle"]] if "ReceiptHandle" in asked else []
-            if reply is not None and reply.status == 200 and request.headers["x-amz-target"].endswith(".ReceiveMessage"):
+            if (
+                reply is not None
+                and reply.status == 200
+                and request.headers["x-amz-target"].endswith(".ReceiveMessage")
+            ):
                 handles = [one["ReceiptHandle"] for one in json.loads(reply.body or b"{}").get("Messages", [])]
             names = [self._handles.get(handle, "") for handle in handles]
         else:
@@ -141,20 +145,23 @@ class Witness:
             self._accuse(name, f"{told} of another request")
         if old.request and new.request and old.request.seed != new.request.seed:
             self._accuse(name, f"{told} with another seed")
-        if new.status == "cancelled":
-            return  # whoever asks may cancel
+        if new.attempt not in {old.attempt, old.attempt + 1}:
+            self._accuse(name, f"{told} after attempt {old.attempt}")
+        if old.lease is not None and new.status != "cancelled":  # whoever asks may cancel
+            self._check_hold(name, old, old.lease, seen, told)
+
+    def _check_hold(self, name: str, old: tasks.Record, held: tasks.Lease, seen: Seen, told: str) -> None:
+        """A write over a record that an attempt holds, or held until its lease ran out."""
+        new, by_holder = seen.record, self.pids.get(seen.who) == _pid(held.owner)
         claimed = new.attempt == old.attempt + 1 and new.status == "processing"
+        if held.expires_at.timestamp() > seen.at and (claimed or not by_holder):
+            self._accuse(name, f"{told} while {held.owner} held it")
+        if not claimed and new.lease is not None and new.lease.owner != held.owner:
+            self._accuse(name, f"{told}: {new.lease.owner} in place of {held.owner}")
         if not claimed and new.attempt != old.attempt:
             self._accuse(name, f"{told} after attempt {old.attempt}")
-        if old.lease is None:
-            return
-        alive = old.lease.expires_at.timestamp() > seen.at
-        if alive and (claimed or self.pids.get(seen.who) != _pid(old.lease.owner)):
-            self._accuse(name, f"{told} while {old.lease.owner} held it")
-        if not claimed and new.lease is not None and new.lease.owner != old.lease.owner:
-            self._accuse(name, f"{told}: {new.lease.owner} in place of {old.lease.owner}")
-        if new.status == "completed" and self.pids.get(seen.who) != _pid(old.lease.owner):
-            self._accuse(name, f"{told}, which {old.lease.owner} drew")
+        if new.status == "completed" and not by_holder:
+            self._accuse(name, f"{told}, which {held.owner} drew")
 
     def _image(self, name: str, key: str, request: Request) -> None:
         record = self.latest(name)
@@ -188,4 +195,4 @@ def _named(message: dict[str, str]) -> str:
 
 def _pid(owner: str) -> int:
     """Owners are called ``{host}-{pid}-{name of the process}/{name of the claim}``."""
-    return int(owner.split("/")[0].rsplit("-", 2)[1])
+    return int(owner.split("/", maxsplit=1)[0].rsplit("-", 2)[1])
