@@ -65,7 +65,7 @@ class Backstage:
         """What either queue still holds: visible, in flight or delayed."""
         left = {}
         for name, url in (("queue", self._resources.queue_url), ("dead", self._resources.dead_letter_queue_url)):
-            found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+            found: Any = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
             left[name] = sum(int(found[f"ApproximateNumberOfMessages{kind}"]) for kind in ("", "NotVisible", "Delayed"))
         return left
 

@@ -210,8 +210,9 @@ class _Passage(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body[: len(body) // 2])
         else:
-            head = b"".join(self._headers_buffer)  # type: ignore[attr-defined]
-            self._headers_buffer = []
+            lines: list[bytes] = vars(self)["_headers_buffer"]
+            head = b"".join(lines)
+            lines.clear()
             self.wfile.write(head[: len(head) // 2])
         self.wfile.flush()
         self.close_connection = True

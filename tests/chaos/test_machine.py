@@ -92,14 +92,8 @@ class Life(RuleBasedStateMachine):
         self.store = MemoryStore(self.ledger.seen)
         self.queue = MemoryQueue(self.seconds)
         self.workers = [self.worker(number) for number in range(3)]
-        self.submit = Submit(
-            SETTINGS,
-            self.store,
-            self.queue,
-            now=self.clock,
-            new_id=self.new_id,
-            new_seed=lambda: 5,  # type: ignore[arg-type]
-        )
+        store, queue = cast("Any", self.store), cast("Any", self.queue)
+        self.submit = Submit(SETTINGS, store, queue, now=self.clock, new_id=self.new_id, new_seed=lambda: 5)
         self.accepted: list[tuple[str, str, str]] = []
         """Of each message and submission: the task's name, the request's fingerprint, and the MessageId, if known."""
         self.unknown: list[str] = []
