@@ -42,17 +42,20 @@ def reruns(outcome: Outcome) -> Reruns:
             again = next((seen for seen in later if seen.record.attempt > attempt), None)
             if again is None:
                 continue  # cancelled, or it is among those stuck
+            # A worker may also die with its long poll open: the server then gives a message to nobody.
+            dead = {other.who for other in outcome.fleet.kills if other.at < again.at}
             claim = next(seen for seen in outcome.witness.history[task] if seen.record.attempt == attempt)
             faults = sum(
                 kill.at < at < again.at or abs(at - claim.at) < CLAIMING for at in outcome.witness.disturbed[task]
             )
-            faults += sum(
-                any(who == other.who and kill.at < at < other.at < again.at for other in outcome.fleet.kills)
-                for at, who in outcome.witness.deliveries[task]
-            )
+            given = [(at, who) for at, who in outcome.witness.deliveries[task] if kill.at < at < again.at]
+            faults += sum(who in dead for _, who in given)
             delay = again.at - kill.at
+            told = [f"{at - kill.at:.1f} s to {who}" for at, who in given]
             if delay > (LEASE + GRACE) * (1 + faults):
-                found.late.append(f"{task}: again {delay:.1f} s after {name} to {kill.who}, {faults} faults between")
+                found.late.append(
+                    f"{task}: again {delay:.1f} s after {name} to {kill.who}, {faults} faults, given {told}"
+                )
             if faults:
                 found.disturbed += 1
             else:
