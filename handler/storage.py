@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import obstore
 from obstore.exceptions import PermissionDeniedError
 
-from .errors import LostRace, NotFound
+from .errors import LostRace, NotFound, ServiceFault
 from .s3 import connect, translated
 from .world import TASK_ID
 
