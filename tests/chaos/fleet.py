@@ -161,6 +161,15 @@ class Fleet:
             self.look()
             time.sleep(0.05)
 
+    def read_logs(self) -> None:
+        """No injected fault is an error of the handlers: what they log as one, or die of, would be tried again and
+        hidden by the very retries that are proven here.
+        """
+        for one in self.members:
+            for line in one.log.read_text().splitlines() if one.log.exists() else []:
+                if line.startswith("Traceback") or '"level":"ERROR"' in line:
+                    self.violations.append(f"{one.who} logged {line[:300]}")
+
     def _start(self) -> None:
         who = f"worker-{len(self.members) + 1}"
         log = self._folder / f"{who}.log"

@@ -90,6 +90,7 @@ def run(seed: int, tasks: int, folder: Path, *, limit: float, settings: dict[str
             _work(outcome, random.Random(f"kills {seed}"), backstage, began + limit)
             schedule.armed = False
             fleet.stop()
+            fleet.read_logs()
             completions = Counter(
                 name for name, seen in witness.history.items() for one in seen if one.record.status == "completed"
             )
