@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -59,6 +60,15 @@ FIRST_DELAY, LONGEST_DELAY = 5, 900
 
 class Back(Exception):
     """The message goes back to the queue; when it will be seen again is already set."""
+
+
+@dataclass
+class _Delivery:
+    """A message as it came this time. ``tries`` counts the faults that its task has met, this one included."""
+
+    message: Message
+    deadline: float
+    tries: int
 
 
 class Generate:
@@ -120,39 +130,42 @@ class Generate:
         self._heartbeat.abandon()
 
     def _serve(self, message: Message, deadline: float) -> None:
+        # Until the record tells: received as often as this, though some of it was waiting for somebody else.
+        delivery = _Delivery(message, deadline, int(message.attributes.get("ApproximateReceiveCount", 1)))
         try:
             engine = self.engine()
         except ModelUnavailable as fault:
             self._claims.park(message)
-            self._back(message, fault)
+            self._back(delivery, fault)
         for _ in range(3):
             if self._stopping:
-                self._back(message, Suspended("the worker stops"), after=0)
+                self._back(delivery, Suspended("the worker stops"), after=0)
             try:
-                self._once(message, engine, deadline)
+                self._once(delivery, engine)
                 return
             except LostRace as lost:
                 # Somebody moved the record: read it again and decide anew. Usually it is finished, or held.
                 logger.info("the record moved", message_id=message.message_id, fault=lost.message)
             except Held as held:
-                self._leave_to(held, message)
+                self._leave_to(held, delivery)
                 return
             except WorkerBroken as fault:
                 self._break(fault)
-                self._back(message, fault, after=0)
+                self._back(delivery, fault, after=0)
             except DarkroomError as fault:
-                self._back(message, fault)
+                self._back(delivery, fault)
             except Back:
                 raise
             except Exception as fault:
                 logger.exception("unexpected fault", message_id=message.message_id)
-                self._back(message, Internal(f"unexpected fault: {type(fault).__name__}"))
-        self._back(message, ServiceFault("the record keeps moving"))
+                self._back(delivery, Internal(f"unexpected fault: {type(fault).__name__}"))
+        self._back(delivery, ServiceFault("the record keeps moving"))
 
-    def _once(self, message: Message, engine: Engine, deadline: float) -> None:
+    def _once(self, delivery: _Delivery, engine: Engine) -> None:
         """One reading of the message, to a terminal record or a task put back. Raises LostRace, Held, and retryable
         faults.
         """
+        message = delivery.message
         parsed = parse(message.body, engine.card)
         task_id = parsed.task_id or message.message_id
         try:
@@ -160,7 +173,8 @@ class Generate:
             with ExitStack() as place:
                 place.enter_context(engine.place())
                 began = time.perf_counter()
-                attempt = self._claims.claim(task_id, request, message, engine, deadline)
+                attempt = self._claims.claim(task_id, request, message, engine, delivery.deadline)
+                delivery.tries = 1 + attempt.record.faults
                 with self._heartbeat.watching(attempt):
                     self._developing.develop(attempt, engine, began, place)
         except Suspended as fault:
@@ -175,9 +189,10 @@ class Generate:
         except Finished as fault:
             logger.info("nothing to do", task_id=task_id, fault=fault.message)
 
-    def _leave_to(self, held: Held, message: Message) -> None:
+    def _leave_to(self, held: Held, delivery: _Delivery) -> None:
+        message = delivery.message
         if held.message_id in {None, message.message_id}:
-            self._back(message, held, after=(held.until - self._now()).total_seconds() + 1)
+            self._back(delivery, held, after=(held.until - self._now()).total_seconds() + 1)
         # The holder's own message is in the queue until the task has ended, so this one is not needed.
         logger.info("a duplicate", message_id=message.message_id, held_by=held.message_id)
 
@@ -188,10 +203,10 @@ class Generate:
             logger.critical("this worker is broken", fault=fault.message)
             self.on_broken()
 
-    def _back(self, message: Message, fault: DarkroomError, after: float | None = None) -> NoReturn:
+    def _back(self, delivery: _Delivery, fault: DarkroomError, after: float | None = None) -> NoReturn:
         """Gives the message back, after longer at each time unless ``after`` (seconds) is known."""
-        received = int(message.attributes.get("ApproximateReceiveCount", 1))
-        longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(received - 1, 10))
+        message = delivery.message
+        longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(delivery.tries - 1, 10))
         # From half of it to all of it: messages that met the same fault together do not come back together.
         delay = longest * (0.5 + 0.5 * self._chance()) if after is None else after
         cause = str(fault.__cause__) if fault.__cause__ else None
