@@ -56,6 +56,6 @@ if __name__ == "__main__":
     from handler.engine.loading import load
     from handler.health import CARD_FILE
     from handler.settings import Settings
-    from handler.storage import fetch_model
+    from handler.weights import fetch_model
 
     bake(*(Path(argument) for argument in sys.argv[1:4]))

@@ -22,7 +22,7 @@ from ..errors import DarkroomError, ModelUnavailable
 from ..health import CARD_FILE, baked_card
 from ..logs import logger
 from ..settings import provide
-from ..storage import fetch_model
+from ..weights import fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
