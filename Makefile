@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROMPT ?= a red apple on a blue background
 MINISTACK := .venv-ministack
 
-.PHONY: run serve test test-emulators chaos lint check bench clean
+.PHONY: run serve test test-emulators infra chaos lint check bench clean
 
 run: $(VENV)/installed
 	$(BIN)/darkroom invoke "$(PROMPT)" --out pictures
@@ -19,6 +19,10 @@ test: $(VENV)/installed
 # Installs MiniStack, an AWS emulator that checks signatures and serves real races, into an environment of its own.
 test-emulators: $(VENV)/installed $(MINISTACK)/installed
 	$(BIN)/pytest tests -m "contract or emulators" --ministack $(MINISTACK)/bin/python
+
+# The templates: linted, deployed on moto and MiniStack, their permissions held against what the handlers do.
+infra: $(VENV)/installed $(MINISTACK)/installed
+	$(BIN)/pytest tests/infra -m infra --ministack $(MINISTACK)/bin/python
 
 # Minutes: hundreds of rounds of tasks that meet, stop and go, and a worker's memory over 500 tasks.
 chaos: $(VENV)/installed
