@@ -82,9 +82,18 @@ class Stack:
 
 
 def deploy(
-    aws: Aws, name: str, *, file: str = "template.yaml", body: dict[str, Any] | None = None, **parameters: str
+    aws: Aws,
+    name: str,
+    *,
+    file: str = "template.yaml",
+    body: dict[str, Any] | None = None,
+    look: bool = True,
+    **parameters: str,
 ) -> Stack:
-    """Creates the stack from the file as it is, or from ``body`` where one is given. Raises Refused."""
+    """Creates the stack from the file as it is, or from ``body`` where one is given. Raises Refused.
+
+    ``look``: whether to ask the services what was made, for comparisons.
+    """
     text = json.dumps(body) if body else (INFRA / file).read_text()
     known = body or read(file)
     if "ImageUri" in known["Parameters"]:
@@ -118,7 +127,7 @@ def deploy(
         "AWS::URLSuffix": "amazonaws.com",
         "AWS::AccountId": aws.client("sts").get_caller_identity()["Account"],
     }
-    template = Template(known, parameters, _made(aws, known, physical), pseudo)
+    template = Template(known, parameters, _made(aws, known, physical) if look else {}, pseudo)
     return Stack(aws, name, template, physical, outputs, seconds)
 
 
