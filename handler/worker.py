@@ -18,6 +18,7 @@ from . import generate
 from .errors import ModelUnavailable, ServiceFault
 from .logs import logger
 from .notices import Notices
+from .protection import Protection
 from .settings import Settings
 from .taskqueue import Message, TaskQueue
 
@@ -61,6 +62,10 @@ class Worker:
     def failed(self) -> bool:
         """Whether the worker ended, or is ending, because the model cannot be loaded."""
         return self._failed.is_set()
+
+    @property
+    def busy(self) -> bool:
+        return self._running > 0
 
     @property
     def loading(self) -> bool:
@@ -182,8 +187,11 @@ def main(settings: Settings | None = None) -> int:
         signal.signal(name, on_signal)
     notices = Notices(settings, lambda: worker.stop(suspend=True))
     notices.start()
+    protection = Protection(settings, lambda: worker.busy)
+    protection.start()
     status = worker.run()
     notices.stop()
+    protection.stop()
     if worker.loading:
         # Told to stop in the middle of loading: nothing is held, and the import of torch cannot be interrupted.
         sys.stderr.flush()

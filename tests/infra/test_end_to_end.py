@@ -152,9 +152,10 @@ def test_cancel_refuse_and_repeat(caller: Caller, apple: dict[str, Any]) -> None
 
 def test_without_a_key_nothing(caller: Caller) -> None:
     for method, path in (("POST", "/generate"), ("GET", "/results/apple-1"), ("GET", "/health"), ("GET", "/results")):
-        assert Caller(caller.aws, caller.api, "").ask(method, path, {"prompt": "fox"} if method == "POST" else None)[
-            0
-        ] == 403
+        assert (
+            Caller(caller.aws, caller.api, "").ask(method, path, {"prompt": "fox"} if method == "POST" else None)[0]
+            == 403
+        )
         assert Caller(caller.aws, caller.api, "not-a-key").ask(method, path)[0] == 403
 
 

@@ -78,9 +78,14 @@ def whole_path(stack: Stack, roles: dict[str, Aws]) -> None:
         assert result["image_base64"]
         assert len(answer_of(status.handle(http_event("GET", "/results"), None))[1]["results"]) == 2
         assert answer_of(status.handle(http_event("GET", "/results/nobody"), None))[0] == 404
-        trust = ssl.create_default_context(cafile=stack.aws.certificate) if stack.aws.certificate else None
-        with urllib.request.urlopen(result["images"][0]["url"], context=trust) as reply:
-            assert len(reply.read()) == result["images"][0]["bytes"]
+        size = result["images"][0]["bytes"]
+        if stack.aws.certificate:
+            trust = ssl.create_default_context(cafile=stack.aws.certificate)
+            with urllib.request.urlopen(result["images"][0]["url"], context=trust) as reply:
+                assert len(reply.read()) == size
+        else:  # moto with IAM on breaks at a presigned URL; what it carries is the role's own permission
+            s3 = roles["StatusRole"].client("s3")
+            assert s3.get_object(Bucket=stack.outputs["Bucket"], Key="tasks/mine/1/0.png")["ContentLength"] == size
 
 
 def test_the_whole_path_under_its_roles_on_ministack(stack: Stack) -> None:
@@ -100,7 +105,9 @@ def test_the_whole_path_under_its_roles_on_moto() -> None:
         guard()
         whole_path(stack, roles)
         # That IAM is on at all:
-        assert refused(roles["SubmitRole"], "s3", "get_object", Bucket=stack.outputs["Bucket"], Key="tasks/mine/1/0.png")
+        assert refused(
+            roles["SubmitRole"], "s3", "get_object", Bucket=stack.outputs["Bucket"], Key="tasks/mine/1/0.png"
+        )
         with pytest.raises(ClientError):
             aws.client("s3").list_objects_v2(Bucket=stack.outputs["Bucket"])
 
