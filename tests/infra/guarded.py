@@ -1,4 +1,4 @@
-"""An embedded AWS in a process of its own, whose IAM can be turned on once all is set up: moto has one for everybody."""
+"""An embedded AWS in a process of its own, whose IAM is turned on once all is set up: moto has one for everybody."""
 
 from __future__ import annotations
 

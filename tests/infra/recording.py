@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
 from handler.local.aws import EmbeddedAws
-from handler.settings import Settings
 from handler.storage import TaskStore
 from handler.taskqueue import TaskQueue
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     import pytest
+
+    from handler.settings import Settings
 
 HANDLERS = ("generate", "submit", "status", "deadletter", "doctor")
 CREDENTIAL = re.compile(r"Credential=([^/,]+)/")

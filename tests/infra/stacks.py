@@ -153,7 +153,7 @@ def _made(aws: Aws, body: dict[str, Any], physical: Mapping[str, str]) -> dict[s
     }
 
 
-def _attributes(aws: Aws, kind: str, identity: str) -> dict[str, str]:
+def _attributes(aws: Aws, kind: str, identity: str) -> dict[str, str]:  # noqa: PLR0911 - one for each type
     match kind:
         case "AWS::S3::Bucket":
             return {"Arn": f"arn:aws:s3:::{identity}"}

@@ -51,7 +51,7 @@ def read(name: str) -> dict[str, Any]:
 
 @dataclass
 class Template:
-    """A template with parameters. ``made`` tells what was made of each resource: its ``Ref``, and attributes by name."""
+    """A template with parameters. ``made``: of each resource that was made its ``Ref``, and attributes by name."""
 
     body: dict[str, Any]
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Template:
     def _attribute(self, name: str, attribute: str) -> str:
         return self.made.get(name, {}).get(attribute, f"<{name}.{attribute}>")
 
-    def _call(self, name: str, argument: Any) -> Any:
+    def _call(self, name: str, argument: Any) -> Any:  # noqa: PLR0911 - a language's functions, one by one
         if name == "If":
             return self.resolve(argument[1] if self.holds(argument[0]) else argument[2])
         if name == "GetAtt":

@@ -1,4 +1,4 @@
-"""The whole path on MiniStack with its IAM on, each function under its own role: API, queue, picture, URL, dead letters."""
+"""The whole path on MiniStack with IAM on, each function under its role: API, queue, picture, URL, dead letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The handlers under the roles that the template gives them, on two emulators with IAM on; and what is refused to them."""
+"""The handlers under the roles that the template gives them, on two emulators with IAM on; what is refused to them."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_what_a_role_may_and_may_not(role: str, stack: Stack, foreign: dict[str,
 
 
 def test_without_tls_nothing(request: pytest.FixtureRequest) -> None:
-    """The bucket's and the queues' own policies: what works with TLS does not without, for the account's root either."""
+    """The bucket's and the queues' own policies: what works with TLS does not without it."""
     with ministack_server(request.config.getoption("--ministack")) as (url, _):
         plain = Aws(url)
         stack = deploy(plain, "plain", look=False, Alarms="false")

@@ -199,8 +199,11 @@ def test_the_dashboard_fits_together() -> None:
     places = {(widget["x"], widget["y"]) for widget in body["widgets"]}
     assert len(places) == len(body["widgets"]) == 12
     text = json.dumps(body)
-    for metric in METRICS:
+    for metric in METRICS.split():
         assert metric in text
 
 
-METRICS = ["TasksCompleted", "TasksFailed", "TasksCancelled", "FailedByCode", "QueueSeconds", "LoadSeconds", "TextSeconds", "DenoiseSeconds", "DecodeSeconds", "EncodeSeconds", "UploadSeconds", "TotalSeconds", "BatchSize", "Forwards", "ResumedSteps", "WastedSteps", "ColdStarts", "ImageBytes", "Images"]
+METRICS = """
+TasksCompleted TasksFailed TasksCancelled FailedByCode QueueSeconds LoadSeconds TextSeconds DenoiseSeconds DecodeSeconds
+EncodeSeconds UploadSeconds TotalSeconds BatchSize Forwards ResumedSteps WastedSteps ColdStarts ImageBytes Images
+"""
