@@ -1,20 +1,20 @@
-"""Attempt: one worker's hold on a task, from the claim to the commit mark; and the heartbeat that keeps it."""
+"""Attempt: one worker's hold on a task, from the claim to the commit mark."""
 
 from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from . import tasks
 from .errors import DarkroomError, LostRace, ServiceFault, Suspended, TimedOut
 from .logs import logger
+from .pace import Pace
 from .storage import preview_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from datetime import datetime
 
     from .engine import Running
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 RESERVE = 5.0
 """Seconds before a deadline that are kept for saving a checkpoint and giving the task back."""
+TAIL = 1.0
+"""Seconds for what follows the last step: decoding, encoding, upload, commit."""
 
 
 class Attempt:
@@ -50,10 +52,11 @@ class Attempt:
         self._deadline = deadline
         self._lock = threading.Lock()
         self._stop: DarkroomError | None = None
+        self._finish_by: float | None = None
         self._hidden_at = now()
         self._saved_at = time.monotonic()
         self._progress: tasks.Progress | None = None
-        self._pace: _Pace | None = None
+        self._pace: Pace | None = None
         self._running: Running | None = None
         self._previews = settings.previews
         # An earlier attempt may have left one; from the first save of our own on there is one for certain.
@@ -72,20 +75,42 @@ class Attempt:
         if lease is not None and lease.expires_at <= self._now():
             # Signs of life failed for a whole lease: another worker may already have the task.
             raise LostRace("the lease ran out while S3 could not be reached")
-        self._pace = self._pace or _Pace(step)
+        self._pace = self._pace or Pace(step)
         seconds = self._pace.step_seconds(step)
         if time.monotonic() + seconds + RESERVE > self._deadline:
             if step == self._pace.first:
                 # Going on elsewhere without a step done could go on for ever: this way the queue counts.
                 raise TimedOut("not one step fits into what is left of this invocation")
             raise Suspended("the next step does not fit into this invocation")
-        eta = seconds * (steps - step) if step > self._pace.first else None
+        measured = step > self._pace.first
+        left = seconds * (steps - step) + TAIL
+        if self._finish_by is not None and (not measured or time.monotonic() + left > self._finish_by):
+            raise Suspended("the worker stops")
+        eta = seconds * (steps - step) if measured else None
         self._progress = tasks.Progress(step=step, steps=steps, fraction=step / steps, eta_seconds=eta)
 
-    def suspend(self) -> None:
-        """Stops the task before its next step, to go on elsewhere."""
-        if self._stop is None:
+    def wind_up(self, finish_by: float) -> None:
+        """Stops the task before its next step, to go on elsewhere, unless it will be done by then (time.monotonic)."""
+        self._finish_by = finish_by
+
+    def abandon(self) -> None:
+        """Saves and gives back what cannot be waited for, in the middle of a step. Never raises."""
+        task_id = self.record.task_id
+        with self._lock:
+            if self._stop is not None or self.record.lease is None:
+                return
             self._stop = Suspended("the worker stops")
+            try:
+                self.save()
+            except Exception as fault:
+                logger.warning("not saved", task_id=task_id, fault=str(fault))
+            try:
+                self._write(tasks.release(self.record, now=self._now(), fault=self._stop))
+                # A crash before this leaves the message to the queue's own time.
+                self._queue.hide(self._message.receipt_handle, 0)
+                logger.info("abandoned", task_id=task_id)
+            except DarkroomError as fault:
+                logger.warning("not given back: the lease has to run out", task_id=task_id, fault=fault.message)
 
     def checkpoint(self) -> bytes:
         """What an earlier attempt left behind; costs a request only where there was one."""
@@ -154,7 +179,7 @@ class Attempt:
     def release(self, fault: DarkroomError) -> None:
         """Gives the task back. Should this fail too, the lease runs out and the next attempt takes it."""
         with self._lock:
-            self._write(tasks.release(self.record, fault=fault))
+            self._write(tasks.release(self.record, now=self._now(), fault=fault))
 
     def _write(self, record: tasks.Record) -> None:
         try:
@@ -183,62 +208,3 @@ class Attempt:
             self._store.delete_checkpoint(self.record.task_id)
         except ServiceFault as fault:
             logger.warning("a checkpoint was left behind", task_id=self.record.task_id, fault=fault.message)
-
-
-class _Pace:
-    """This attempt's own measured steps; those that a checkpoint answered do not count."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self._began = time.monotonic()
-
-    def step_seconds(self, step: int) -> float:
-        """Mean seconds a step so far; 0 before the first was measured."""
-        return (time.monotonic() - self._began) / (step - self.first) if step > self.first else 0.0
-
-
-class Heartbeat:
-    """Two threads for all of a worker's attempts, started with the first: one for S3, one for SQS."""
-
-    def __init__(self, every: float, first: float) -> None:
-        self._every, self._first = every, first
-        self._attempts: dict[Attempt, float] = {}
-        self._changed = threading.Condition()
-        self._started = False
-        self._suspended = False
-
-    @contextmanager
-    def watching(self, attempt: Attempt) -> Iterator[None]:
-        """Beats for ``attempt`` every few seconds while the block runs, once it has run for a while."""
-        with self._changed:
-            self._attempts[attempt] = time.monotonic()
-            if self._suspended:
-                attempt.suspend()
-            if not self._started:
-                self._started = True
-                for name, sign in (("heartbeat", Attempt.beat), ("visibility", Attempt.keep_hidden)):
-                    threading.Thread(target=self._run, args=(sign,), name=name, daemon=True).start()
-            self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._attempts.pop(attempt, None)
-
-    def suspend(self) -> None:
-        """Suspends every attempt, and those that come."""
-        with self._changed:
-            self._suspended = True
-            for attempt in self._attempts:
-                attempt.suspend()
-
-    def _run(self, sign: Callable[[Attempt], None]) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._attempts))
-            time.sleep(self._every)
-            with self._changed:
-                due = time.monotonic() - self._first
-                held = [attempt for attempt, began in self._attempts.items() if began <= due]
-            for attempt in held:
-                sign(attempt)

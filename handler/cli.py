@@ -16,12 +16,14 @@ from rich.console import Console
 from . import tasks
 from .errors import DarkroomError, Internal, InvalidRequest, ModelUnavailable, SettingsError
 from .logs import logger
+from .operations import operations
 from .settings import Settings
 
 if TYPE_CHECKING:
     from .status import Status
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(operations)
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts")]

@@ -16,6 +16,7 @@
     ├── PipelineRefused       INTERNAL           no         500   the pipeline's own check of its arguments failed
     ├── ServiceFault              INTERNAL           yes        503   S3 or SQS failed, refused or did not answer
     ├── Suspended             INTERNAL           yes        503   the worker stops; the task goes on elsewhere
+    ├── WorkerBroken          INTERNAL           yes        503   device lost, disk full: the worker ends
     ├── SettingsError             INTERNAL           no         500   the environment is wrong
     └── Refused                   CONFLICT           no         409   a move that the record does not allow
         ├── Finished                                                  the task is terminal
@@ -149,6 +150,13 @@ class Suspended(DarkroomError):
     http_status: ClassVar[int] = 503
 
 
+class WorkerBroken(DarkroomError):
+    """Nothing that this process tries will work any more. Its tasks go on elsewhere, and it exits with 1."""
+
+    retryable: ClassVar[bool] = True
+    http_status: ClassVar[int] = 503
+
+
 class SettingsError(DarkroomError):
     """Names the environment variable and its limits."""
 
@@ -163,11 +171,11 @@ class Finished(Refused):
 
 
 class Held(Refused):
-    """Another attempt works on the task until ``until``, unless it renews its lease."""
+    """Another attempt works on the task until ``until``, unless it renews its lease. ``message_id``: its message."""
 
-    def __init__(self, until: datetime) -> None:
+    def __init__(self, until: datetime, message_id: str | None = None) -> None:
         super().__init__(f"another attempt holds the task until {until.isoformat()}")
-        self.until = until
+        self.until, self.message_id = until, message_id
 
 
 class LostRace(Refused):

@@ -1,6 +1,6 @@
 """The queue-triggered handler: from a message to images in S3 and a record that says ``completed``.
 
-A message ends in one of three ways: consumed (its task is terminal, by this attempt or before it), back in the queue
+A message ends in one of three ways: consumed (its task is terminal, or another message carries it), back in the queue
 after a delay (somebody else holds the task, or a passing fault), or, when this process dies, back by itself.
 """
 
@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cache
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from aws_lambda_powertools.utilities.batch import AsyncBatchProcessor, EventType, async_process_partial_response
 
-from . import tasks
-from .attempt import Attempt, Heartbeat
+from .claims import Claims
+from .developing import Developing
 from .errors import (
     Conflict,
     DarkroomError,
@@ -31,25 +30,27 @@ from .errors import (
     InvalidRequest,
     LostRace,
     ModelUnavailable,
-    PipelineRefused,
     ServiceFault,
     Suspended,
+    WorkerBroken,
 )
+from .heartbeat import Heartbeat
 from .logs import logger
 from .pipeline import Pipeline
 from .request import parse
 from .settings import Settings
-from .storage import TaskStore, image_key
-from .taskqueue import Message, TaskQueue
+from .storage import TaskStore
+from .taskqueue import TaskQueue, message_of
 from .world import new_id, new_seed, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-    from .engine import Developed, EncodedImage, Engine
-    from .request import GenerationRequest
+    from .engine import Engine
+    from .taskqueue import Message
 
 MOST_TASKS = 64
 FIRST_DELAY, LONGEST_DELAY = 5, 900
@@ -58,15 +59,6 @@ FIRST_DELAY, LONGEST_DELAY = 5, 900
 
 class Back(Exception):
     """The message goes back to the queue; when it will be seen again is already set."""
-
-
-@dataclass
-class _Clocked:
-    """What a finished picture cost, in seconds."""
-
-    encode: float
-    upload: float
-    total: float
 
 
 class Generate:
@@ -82,17 +74,21 @@ class Generate:
         now: Callable[[], datetime] = utc_now,
         new_id: Callable[[], str] = new_id,
         new_seed: Callable[[], int] = new_seed,
+        chance: Callable[[], float] = random.random,
         worker: str | None = None,
     ) -> None:
-        self._settings, self._store, self._queue = settings, store, queue
-        self._now, self._new_id, self._new_seed = now, new_id, new_seed
-        self._worker = worker or f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
-        self._keep = timedelta(days=settings.retention_days)
-        self._lease = timedelta(seconds=settings.lease)
-        self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3))
+        self._queue, self._now, self._chance = queue, now, chance
+        worker = worker or f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
+        self._claims = Claims(settings, store, queue, worker=worker, now=now, new_id=new_id, new_seed=new_seed)
+        self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3), chance)
         self._pipeline = Pipeline(settings, store, load, now)
+        self._developing = Developing(store, self._pipeline)
         # Kept from one event to the next: OpenMP keeps memory for every thread that there ever was.
         self._threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
+        self._stopping = False
+        self.broken: WorkerBroken | None = None
+        self.on_broken: Callable[[], None] = self.suspend
+        """Called once when the device or the disk has gone; the process has to end, for its host to start another."""
 
     def engine(self) -> Engine:
         """The engine, loaded by the first caller. Raises ModelUnavailable."""
@@ -104,22 +100,34 @@ class Generate:
 
         async def serve(record: SQSRecord) -> None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, self._serve, _message(record), deadline)
+            await loop.run_in_executor(self._threads, self._serve, message_of(record), deadline)
 
         processor = AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
         return dict(async_process_partial_response(event, serve, processor, context))
 
-    def suspend(self) -> None:
-        """The host is about to go: every running task is saved and put back into the queue."""
-        self._heartbeat.suspend()
+    def suspend(self, finish_within: float = 0.0) -> None:
+        """The host is about to go. Tasks that will be done within so many seconds are finished, the others saved and
+        put back into the queue between two steps.
+        """
+        self._stopping = True
+        self._heartbeat.suspend(time.monotonic() + finish_within)
+
+    def abandon(self) -> None:
+        """What is still running is saved as far as it is and given back, in the middle of a step. Then the process
+        has to end: its pipelines cannot be stopped.
+        """
+        self._stopping = True
+        self._heartbeat.abandon()
 
     def _serve(self, message: Message, deadline: float) -> None:
         try:
             engine = self.engine()
         except ModelUnavailable as fault:
-            self._park(message)
+            self._claims.park(message)
             self._back(message, fault)
         for _ in range(3):
+            if self._stopping:
+                self._back(message, Suspended("the worker stops"), after=0)
             try:
                 self._once(message, engine, deadline)
                 return
@@ -127,8 +135,12 @@ class Generate:
                 # Somebody moved the record: read it again and decide anew. Usually it is finished, or held.
                 logger.info("the record moved", message_id=message.message_id, fault=lost.message)
             except Held as held:
-                self._back(message, held, after=(held.until - self._now()).total_seconds() + 1)
-            except ServiceFault as fault:
+                self._leave_to(held, message)
+                return
+            except WorkerBroken as fault:
+                self._break(fault)
+                self._back(message, fault, after=0)
+            except DarkroomError as fault:
                 self._back(message, fault)
             except Back:
                 raise
@@ -138,7 +150,9 @@ class Generate:
         self._back(message, ServiceFault("the record keeps moving"))
 
     def _once(self, message: Message, engine: Engine, deadline: float) -> None:
-        """One reading of the message, to a terminal record. Raises LostRace, Held, ServiceFault and Back."""
+        """One reading of the message, to a terminal record or a task put back. Raises LostRace, Held, and retryable
+        faults.
+        """
         parsed = parse(message.body, engine.card)
         task_id = parsed.task_id or message.message_id
         try:
@@ -146,165 +160,40 @@ class Generate:
             with ExitStack() as place:
                 place.enter_context(engine.place())
                 began = time.perf_counter()
-                attempt = self._claim(task_id, request, message, engine, deadline)
+                attempt = self._claims.claim(task_id, request, message, engine, deadline)
                 with self._heartbeat.watching(attempt):
-                    self._run(attempt, engine, message, began, place)
+                    self._developing.develop(attempt, engine, began, place)
         except Suspended as fault:
             # A message of its own, not this one given back: a task that outlasts many hosts must not look like poison.
             # A crash before the send leaves this message; one after it makes two, and one claim.
             self._queue.send(request.message(task_id))
             logger.info("suspended", task_id=task_id, reason=fault.message)
         except InvalidRequest as fault:
-            self._reject(task_id, fault, parsed.request)
+            self._claims.reject(task_id, fault, parsed.request)
         except Conflict as fault:
-            self._reject(message.message_id, fault, None)
+            self._claims.reject(message.message_id, fault, None)
         except Finished as fault:
             logger.info("nothing to do", task_id=task_id, fault=fault.message)
 
-    def _claim(
-        self, task_id: str, request: GenerationRequest, message: Message, engine: Engine, deadline: float
-    ) -> Attempt:
-        """Raises Finished, Held, Conflict, or LostRace when another worker was faster."""
-        now, card = self._now(), engine.card
-        stored = self._store.read(task_id)
-        if stored is None:
-            record = tasks.create(task_id, request, self._new_seed(), _sent_at(message, now), self._keep)
-        else:
-            record = tasks.Record.from_json(stored.body)
-            if record.request is None or record.fingerprint != request.fingerprint():
-                raise Conflict(f"the task_id {task_id} names another request")
-        claimed = tasks.claim(
-            record,
-            # Its own name for each claim: no two of them are the same bytes, so one of two at the same moment loses.
-            owner=f"{self._worker}/{self._new_id()}",
-            now=now,
-            lease=self._lease,
-            request=card.resolve(record.request or request),
-            model=tasks.ModelRef(id=card.id, revision=card.revision, pipeline=card.pipeline, dtype=card.dtype),
-        )
-        if stored is None:
-            self._store.index(record)
-            stored = self._store.create(claimed)
-        else:
-            stored = self._store.change(stored, claimed)
-        # A crash from here on leaves ``processing`` with a lease that runs out; the message comes back by itself.
-        return Attempt(
-            self._store,
-            self._queue,
-            self._settings,
-            self._now,
-            stored=stored,
-            record=claimed,
-            message=message,
-            deadline=deadline,
-        )
+    def _leave_to(self, held: Held, message: Message) -> None:
+        if held.message_id in {None, message.message_id}:
+            self._back(message, held, after=(held.until - self._now()).total_seconds() + 1)
+        # The holder's own message is in the queue until the task has ended, so this one is not needed.
+        logger.info("a duplicate", message_id=message.message_id, held_by=held.message_id)
 
-    def _run(self, attempt: Attempt, engine: Engine, message: Message, began: float, place: ExitStack) -> None:
-        request = attempt.record.request
-        if request is None:
-            raise Internal("a claimed record has a request")
-        try:
-            developed = engine.develop(request, attempt, attempt.checkpoint())
-            place.close()  # encoding and upload need no place: the next task starts meanwhile
-            encoding = time.perf_counter()
-            encoded = engine.encode(developed, request)
-            uploading = time.perf_counter()
-            images = [self._upload(attempt, index, image) for index, image in enumerate(encoded)]
-            ended = time.perf_counter()
-            clocked = _Clocked(encode=uploading - encoding, upload=ended - uploading, total=ended - began)
-            cold = self._pipeline.take_cold_start()
-            timings = self._timings(attempt.record, developed, clocked, engine.load_seconds if cold else 0.0)
-            attempt.complete(images, timings, batch_size=developed.batch_size, cold_start=cold)
-            logger.info("completed", task_id=attempt.record.task_id, seconds=timings.total)
-        except LostRace:
-            raise
-        except Suspended as fault:
-            logger.info("saved", task_id=attempt.record.task_id, bytes=attempt.save())
-            attempt.release(fault)
-            raise
-        except DarkroomError as fault:
-            self._give_up(attempt, fault, message)
-        except (TypeError, ValueError) as fault:
-            # A stock pipeline's own check of its arguments: no other try would end otherwise.
-            logger.exception("the pipeline refused", task_id=attempt.record.task_id)
-            self._give_up(attempt, PipelineRefused(f"the pipeline refused the request: {fault}"), message)
-        except Exception as fault:
-            logger.exception("the pipeline broke", task_id=attempt.record.task_id)
-            self._give_up(attempt, Internal(f"the pipeline broke: {type(fault).__name__}: {fault}"), message)
-
-    def _upload(self, attempt: Attempt, index: int, image: EncodedImage) -> tasks.Image:
-        key = image_key(attempt.record.task_id, attempt.record.attempt, index, image.extension)
-        self._store.put_image(key, image.body, image.content_type)
-        return tasks.Image(
-            key=key,
-            seed=image.seed,
-            width=image.width,
-            height=image.height,
-            content_type=image.content_type,
-            bytes=len(image.body),
-            sha256=sha256(image.body).hexdigest(),
-        )
-
-    def _timings(self, record: tasks.Record, developed: Developed, clocked: _Clocked, load: float) -> tasks.Timings:
-        started = record.started_at or record.created_at
-        waited = (started - record.created_at).total_seconds()
-        seconds = {
-            "queue": max(0.0, waited - load),
-            "load": min(load, waited),
-            "text": developed.text,
-            "denoise": developed.denoise,
-            "decode": developed.decode,
-            "encode": clocked.encode,
-            "upload": clocked.upload,
-            "total": clocked.total,
-        }
-        return tasks.Timings(**{name: round(value, 4) for name, value in seconds.items()})
-
-    def _give_up(self, attempt: Attempt, fault: DarkroomError, message: Message) -> None:
-        """A permanent fault ends the task; a passing one gives task and message back."""
-        task_id = attempt.record.task_id
-        if not fault.retryable:
-            attempt.fail(fault)
-            logger.warning("failed", task_id=task_id, code=fault.code, fault=fault.message)
-            return
-        attempt.release(fault)
-        self._back(message, fault)
-
-    def _reject(self, task_id: str, fault: DarkroomError, request: GenerationRequest | None) -> None:
-        """Writes a failed record where the sender looks for it: a new one, or the task's own where it waits for just
-        this ``request`` (taken before the model was known, say). Another task's record is never touched.
-        """
-        logger.warning("refused", task_id=task_id, code=fault.code, fault=fault.message)
-        stored = self._store.read(task_id)
-        if stored is None:
-            record = tasks.reject(task_id, fault, self._now(), self._keep)
-            self._store.index(record)
-            self._store.create(record)
-            return
-        record = tasks.Record.from_json(stored.body)
-        if request is None or record.fingerprint != request.fingerprint() or record.status != "pending":
-            logger.info("the refused message names a task of its own way", task_id=task_id, status=record.status)
-            return
-        self._store.change(stored, tasks.fail(record, now=self._now(), fault=fault))
-
-    def _park(self, message: Message) -> None:
-        """Without a model: the task gets a pending record, so that whoever asks for it learns that it waits."""
-        parsed = parse(message.body)
-        task_id = parsed.task_id or message.message_id
-        try:
-            if self._store.read(task_id) is None:
-                sent_at = _sent_at(message, self._now())
-                record = tasks.create(task_id, parsed.accept(), self._new_seed(), sent_at, self._keep)
-                self._store.index(record)
-                self._store.create(record)
-        except (InvalidRequest, LostRace, ServiceFault) as fault:
-            # The message comes back, and with it all of this.
-            logger.info("not recorded yet", task_id=task_id, fault=fault.message)
+    def _break(self, fault: WorkerBroken) -> None:
+        """Nothing more is taken: what the next tasks would meet here, they would meet for nothing."""
+        if self.broken is None:
+            self.broken = fault
+            logger.critical("this worker is broken", fault=fault.message)
+            self.on_broken()
 
     def _back(self, message: Message, fault: DarkroomError, after: float | None = None) -> NoReturn:
         """Gives the message back, after longer at each time unless ``after`` (seconds) is known."""
         received = int(message.attributes.get("ApproximateReceiveCount", 1))
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(received - 1, 10)) if after is None else after
+        longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(received - 1, 10))
+        # From half of it to all of it: messages that met the same fault together do not come back together.
+        delay = longest * (0.5 + 0.5 * self._chance()) if after is None else after
         cause = str(fault.__cause__) if fault.__cause__ else None
         logger.info("back to the queue", message_id=message.message_id, fault=fault.message, cause=cause, seconds=delay)
         try:
@@ -312,17 +201,6 @@ class Generate:
         except ServiceFault as hidden:
             logger.warning("the message comes back at the queue's own time", fault=hidden.message)
         raise Back(fault.message) from fault
-
-
-def _message(record: SQSRecord) -> Message:
-    attributes = dict(record.attributes.raw_event)
-    return Message(record.message_id, record.receipt_handle, record.body, attributes)
-
-
-def _sent_at(message: Message, now: datetime) -> datetime:
-    """When SQS took the message: the time a task without a record has waited counts from there."""
-    sent = message.attributes.get("SentTimestamp", "")
-    return min(now, datetime.fromtimestamp(int(sent) / 1000, UTC)) if sent.isdigit() else now
 
 
 def build(settings: Settings) -> Generate:
@@ -345,4 +223,9 @@ def _warm() -> Generate:
 
 def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """The Lambda handler, for SQS events; the pipeline is loaded once per warm process, on first use."""
-    return _warm().handle(event, context)
+    app = _warm()
+    response = app.handle(event, context)
+    if app.broken is not None:
+        # Lambda starts a fresh environment. The messages come back: to terminal records, or to tasks given back.
+        sys.exit(1)
+    return response

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from .card import ModelCard
 from .errors import Code
+from .records import ErrorInfo, FaultDetail, ModelRef, Outcome, Progress, Status, Timings, When
 from .request import Contract, GenerationRequest
-from .tasks import ErrorInfo, FaultDetail, ModelRef, Progress, Status, Timings, When
 
 
 class TaskResponse(Contract):
@@ -32,6 +32,17 @@ class ResultImage(Contract):
     sha256: str
 
 
+class ResultAttempt(Contract):
+    """What became of an attempt; whose it was is nobody's business outside."""
+
+    number: int
+    started_at: When
+    ended_at: When
+    outcome: Outcome
+    code: Code | None
+    message: str | None
+
+
 class ResultResponse(Contract):
     """What the status handler shows: the record with presigned URLs, and the tutorial's fields beside them."""
 
@@ -46,7 +57,9 @@ class ResultResponse(Contract):
     created_at: When
     started_at: When | None
     completed_at: When | None
+    queued_at: When | None
     attempt: int
+    attempts: list[ResultAttempt]
     progress: Progress | None
     preview_url: str | None = Field(description="A thumbnail of the unfinished picture, with PREVIEWS=1")
     images: list[ResultImage]

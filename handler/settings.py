@@ -41,6 +41,9 @@ class Settings:
 
     bucket: str = _setting("", "S3 bucket of records and images; needed by every handler")
     queue_url: str = _setting("", "URL of the SQS queue; needed by `submit`, `generate` and the worker")
+    dead_letter_url: str = _setting(
+        "", "URL of the dead-letter queue; set, the worker writes down what ends there, and `deadletter` waits properly"
+    )
     model_id: str = _setting("", "Hub id, folder or `s3://bucket/prefix`; unset means the built-in model")
     model_revision: str = _setting("", "Pins a hub model to a commit, tag or branch")
     device: str = _setting("auto", "`cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes CUDA where there is one")
@@ -70,6 +73,15 @@ class Settings:
         least=0,
         most=3600,
     )
+    shutdown_grace: float = _setting(
+        25.0,
+        "Seconds that a worker has to end when told to; below what its host allows (ECS: `stopTimeout`)",
+        least=2,
+        most=3600,
+    )
+    stuck_after: float = _setting(
+        900.0, "Seconds without a move after which `doctor` looks at a task", least=60, most=14 * 24 * 3600
+    )
     stop_file: str = _setting("", "A file whose appearance stops the worker as SIGTERM does")
     spot_notices: bool = _setting(False, "`1` on EC2 spot instances: the worker looks for interruption notices")
     retention_days: int = _setting(30, "Days until a task's `expires_at`", least=1, most=3650)
@@ -80,6 +92,9 @@ class Settings:
     aws_profile: str = _setting("", "Profile of `~/.aws/config` to take credentials and region from")
     aws_ec2_metadata_service_endpoint: str = _setting("http://169.254.169.254", "Where EC2's metadata is asked for")
     ecs_agent_uri: str = _setting("", "Set by ECS: the worker then asks not to be scaled in while it is busy")
+    ecs_container_metadata_uri_v4: str = _setting(
+        "", "Set by ECS: the worker looks there whether its own task is to stop"
+    )
     aws_lambda_runtime_api: str = _setting(
         "", "Set by Lambda: the container then serves the handler that its command names"
     )
@@ -164,6 +179,12 @@ def use(**environ: str) -> Settings:
     """Puts variables into this process's environment, where the AWS clients look as well, and reads the settings."""
     os.environ.update(environ)
     return Settings.load()
+
+
+def provide(**environ: str) -> None:
+    """Sets variables of the libraries that the engine uses, unless the operator has set them."""
+    for name, value in environ.items():
+        os.environ.setdefault(name, value)
 
 
 def terminal_variables() -> Mapping[str, str]:

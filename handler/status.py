@@ -95,6 +95,10 @@ class Status:
         shown["prompt"] = (record["request"] or {}).get("prompt")
         shown["error_message"] = record["error"]["message"] if record["error"] else None
         shown["preview_url"] = self._store.presign(record["preview"]) if record.get("preview") else None
+        shown["attempts"] = [
+            {name: value for name, value in one.items() if name != "owner"} for one in record.get("attempts", [])
+        ]
+        shown.setdefault("queued_at", None)  # records of an earlier version
         shown["images"] = [
             {"url": self._store.presign(image["key"]), **{name: image[name] for name in image if name != "key"}}
             for image in record["images"]

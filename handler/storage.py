@@ -1,29 +1,24 @@
-"""TaskStore: records and images in S3. The only place that spells S3 keys and sees an S3 client.
+"""TaskStore: records and images in S3. The only place that spells S3 keys.
 
-obstore rather than botocore: a ready client in 15 ms in place of 170, with the same credentials. It reads the
-environment, web identity, containers' and instances' metadata by itself; profiles and SSO come from boto3, which is
-then loaded. Every write of a record is conditional, and a put is atomic: a crash during one leaves the old object.
+Every write of a record is conditional, and a put is atomic: a crash during one leaves the old object.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError
-from obstore.store import S3Store
+from obstore.exceptions import PermissionDeniedError
 
-from .errors import DarkroomError, LostRace, NotFound, ServiceFault, SettingsError
+from .errors import LostRace, NotFound
+from .s3 import connect, translated
 from .world import TASK_ID
 
 if TYPE_CHECKING:
@@ -83,12 +78,27 @@ class Stored:
     etag: str
 
 
+@dataclass
+class Traces:
+    """What lies in the bucket of one task: keys, and when each was written."""
+
+    task_id: str
+    recorded_at: datetime | None = None
+    checkpoint: datetime | None = None
+    images: dict[str, datetime] = field(default_factory=dict)
+
+    @property
+    def attempts(self) -> set[str]:
+        """The attempts that wrote images, as in their keys."""
+        return {key.split("/")[2] for key in self.images}
+
+
 class TaskStore:
     """One bucket. Raises LostRace when a condition fails and ServiceFault when S3 does; nothing of obstore leaks."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.require("bucket")
-        self._s3 = _connect(settings.bucket, settings)
+        self._s3 = connect(settings.bucket, settings)
 
     def read(self, task_id: str) -> Stored | None:
         """The record, or None where there is none (403 counts too: that is S3's answer without ListBucket)."""
@@ -105,7 +115,7 @@ class TaskStore:
     def index(self, record: Document) -> None:
         """Lists the task. Called before ``create``: a crash between leaves an entry that ``newest`` passes over."""
         name = index_name(record.task_id, record.created_at)
-        with _translated("index the task"):
+        with translated("index the task"):
             obstore.put(self._s3, f"index/{name}", b"", use_multipart=False)
 
     def newest(self, limit: int, cursor: str | None = None) -> tuple[list[Stored], str | None]:
@@ -115,7 +125,7 @@ class TaskStore:
         """
         names: list[str] = []
         offset = f"index/{cursor}" if cursor else None
-        with _translated("list the tasks"):
+        with translated("list the tasks"):
             for chunk in obstore.list(self._s3, "index", offset=offset, chunk_size=limit + 1):
                 names += [str(meta["path"]).removeprefix("index/") for meta in chunk]
                 if len(names) > limit:
@@ -136,7 +146,7 @@ class TaskStore:
         """Writes an image. A browser shows it, and saves it under a name that tells its task."""
         name = "-".join(key.split("/")[1:])
         attributes = {"Content-Type": content_type, "Content-Disposition": f'inline; filename="{name}"'}
-        with _translated("write an image"):
+        with translated("write an image"):
             obstore.put(self._s3, key, body, attributes=attributes, use_multipart=False)
 
     def read_image(self, key: str) -> bytes:
@@ -147,7 +157,7 @@ class TaskStore:
         return stored.body
 
     def put_checkpoint(self, task_id: str, body: bytes) -> None:
-        with _translated("write a checkpoint"):
+        with translated("write a checkpoint"):
             obstore.put(self._s3, checkpoint_key(task_id), body, use_multipart=False)
 
     def read_checkpoint(self, task_id: str) -> bytes:
@@ -156,12 +166,12 @@ class TaskStore:
         return stored.body if stored else b""
 
     def delete_checkpoint(self, task_id: str) -> None:
-        with _translated("delete a checkpoint"), suppress(FileNotFoundError):
+        with translated("delete a checkpoint"), suppress(FileNotFoundError):
             obstore.delete(self._s3, checkpoint_key(task_id))
 
     def presign(self, key: str) -> str:
         """A GET URL, valid for ``URL_LIFETIME`` seconds and no longer than the credentials that sign it."""
-        with _translated("sign a URL"):
+        with translated("sign a URL"):
             return obstore.sign(self._s3, "GET", key, timedelta(seconds=self._settings.url_lifetime))
 
     def read_health(self) -> dict[str, Any] | None:
@@ -169,12 +179,36 @@ class TaskStore:
         return json.loads(stored.body) if stored else None
 
     def write_health(self, health: Mapping[str, Any]) -> None:
-        with _translated("write the model's health"):
+        with translated("write the model's health"):
             attributes = {"Content-Type": "application/json"}
             obstore.put(self._s3, HEALTH_KEY, json.dumps(health).encode(), attributes=attributes)
 
+    def survey(self) -> Iterator[Traces]:
+        """What lies in the bucket, task by task: one request for 1,000 keys."""
+        traces: Traces | None = None
+        with translated("list the tasks"):
+            for chunk in obstore.list(self._s3, "tasks", chunk_size=1000):
+                for meta in chunk:
+                    _, task_id, *rest = str(meta["path"]).split("/")
+                    if traces is None or traces.task_id != task_id:
+                        if traces is not None:
+                            yield traces
+                        traces = Traces(task_id)
+                    if rest == ["status.json"]:
+                        traces.recorded_at = meta["last_modified"]
+                    elif rest == ["checkpoint"]:
+                        traces.checkpoint = meta["last_modified"]
+                    elif len(rest) == 2:
+                        traces.images[str(meta["path"])] = meta["last_modified"]
+        if traces is not None:
+            yield traces
+
+    def delete_image(self, key: str) -> None:
+        with translated("delete an image"), suppress(FileNotFoundError):
+            obstore.delete(self._s3, key)
+
     def _get(self, key: str) -> Stored | None:
-        with _translated("read"):
+        with translated("read"):
             try:
                 result = obstore.get(self._s3, key)
                 return Stored(bytes(result.bytes()), result.meta["e_tag"] or "")
@@ -193,7 +227,7 @@ class TaskStore:
         """
         for pause in (0.05, 0.2, 0.8, None):
             try:
-                with _translated("write the record"):
+                with translated("write the record"):
                     attributes = {"Content-Type": "application/json"}
                     result = obstore.put(self._s3, key, body, attributes=attributes, mode=mode, use_multipart=False)
                 return Stored(body, result["e_tag"] or "")
@@ -205,83 +239,3 @@ class TaskStore:
                     raise
                 time.sleep(pause)
         raise AssertionError("the last round returns or raises")
-
-
-@contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    """The one point at which obstore's errors become ours."""
-    try:
-        yield
-    except DarkroomError:
-        raise
-    except (AlreadyExistsError, PreconditionError) as fault:
-        raise LostRace("the record has moved since it was read") from fault
-    except (BaseError, OSError, ValueError) as fault:
-        raise ServiceFault(f"S3 failed to {doing}") from fault  # the cause names keys and hosts: for the log alone
-
-
-def _connect(bucket: str, settings: Settings, timeout: str = "20s") -> S3Store:
-    """Bounded in time and retries: a call that hangs would outlive its task's lease. ``timeout`` counts the body in."""
-    endpoint = settings.aws_endpoint_url
-    options: dict[str, Any] = {
-        "client_options": {"timeout": timeout, "connect_timeout": "3s", "allow_http": endpoint.startswith("http:")},
-        "retry_config": {
-            "max_retries": 4,
-            "retry_timeout": timedelta(seconds=30),
-            "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
-        },
-        # Path style for emulators, which have no wildcard DNS names.
-        "virtual_hosted_style_request": not endpoint,
-    }
-    if endpoint:
-        options["endpoint"] = endpoint
-    if settings.aws_region:
-        options["region"] = settings.aws_region
-    if settings.shared_credentials:
-        return _with_profile(bucket, settings, options)
-    options.setdefault("region", "us-east-1")
-    return S3Store(bucket, **options)
-
-
-def _with_profile(bucket: str, settings: Settings, options: dict[str, Any]) -> S3Store:
-    import boto3
-    from botocore.exceptions import BotoCoreError
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
-    try:
-        session = boto3.Session(profile_name=settings.aws_profile or None)
-    except BotoCoreError as fault:
-        raise SettingsError(f"AWS_PROFILE={settings.aws_profile!r}: {fault}") from fault
-    options.setdefault("region", session.region_name or "us-east-1")
-    return S3Store(bucket, credential_provider=Boto3CredentialProvider(session), **options)
-
-
-def fetch_model(url: str, settings: Settings) -> tuple[Path, str]:
-    """Downloads ``s3://bucket/prefix`` into the cache. Returns the folder and a revision that names its content.
-
-    The revision is a hash over keys and ETags, so a model that was replaced is fetched anew; the folder appears
-    under its name by a rename, so a crash in the middle leaves nothing that could be taken for a model.
-    """
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    store, prefix = _connect(bucket, settings, timeout="1h"), prefix.strip("/")
-    with _translated(f"fetch {url}"):
-        # Empty objects are the markers that consoles make of folders.
-        found = [meta for chunk in obstore.list(store, prefix or None) for meta in chunk if meta["size"]]
-        if not found:
-            raise NotFound(f"there is nothing at {url}")
-        names = sorted(f"{meta['path']} {meta['e_tag']}" for meta in found)
-        revision = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-        folder = Path(settings.cache_dir) / revision
-        if folder.exists():
-            return folder, revision
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            for meta in found:
-                target = Path(scratch, "model", meta["path"].removeprefix(prefix).lstrip("/"))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as out:
-                    for part in obstore.get(store, meta["path"]).stream():
-                        out.write(part)
-            with suppress(FileExistsError, OSError):  # another process was faster: its folder holds the same
-                Path(scratch, "model").rename(folder)
-    return folder, revision

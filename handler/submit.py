@@ -130,7 +130,7 @@ class Submit:
         if stored is None:
             return None
         record = tasks.Record.from_json(stored.body)
-        if record.fingerprint != request.fingerprint():
+        if not record.asks_for(request):
             raise Conflict(f"task {task_id} exists with another request", [Fault("task_id", "names another request")])
         if record.status == "pending":
             # Whether the first message was sent is not known. A second one does no harm: one attempt claims the task.

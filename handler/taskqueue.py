@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
 
 import botocore.session
 from botocore.config import Config
@@ -19,6 +20,7 @@ from .errors import ServiceFault, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
     from mypy_boto3_sqs.client import SQSClient
 
     from .settings import Settings
@@ -37,12 +39,32 @@ class Message:
     body: str
     attributes: Mapping[str, str] = field(default_factory=dict)
 
+    def sent_at(self, now: datetime) -> datetime:
+        """When SQS took the message, ``now`` where it does not say: a task without a record has waited since then."""
+        sent = self.attributes.get("SentTimestamp", "")
+        return min(now, datetime.fromtimestamp(int(sent) / 1000, UTC)) if sent.isdigit() else now
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What SQS says lies in a queue, about a minute late; ``retention``: seconds after which it drops a message."""
+
+    visible: int
+    hidden: int
+    delayed: int
+    retention: float
+
+    @property
+    def empty(self) -> bool:
+        return not self.visible and not self.hidden and not self.delayed
+
 
 class TaskQueue:
     """One queue. Raises ServiceFault when SQS does not do what was asked; nothing of botocore leaks."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.url = settings.require("queue_url").queue_url
+    def __init__(self, settings: Settings, url: str | None = None) -> None:
+        """The queue of the settings, or the one at ``url``."""
+        self.url = url or settings.require("queue_url").queue_url
         self._sqs = _connect(settings)
 
     def send(self, body: str, delay: float = 0) -> str:
@@ -54,14 +76,19 @@ class TaskQueue:
             sent = self._sqs.send_message(QueueUrl=self.url, MessageBody=body, DelaySeconds=min(round(delay), 900))
         return sent["MessageId"]
 
-    def receive(self, most: int = 1, wait: float = LONG_POLL) -> list[Message]:
-        """Up to ``most`` (1 to 10) messages, waiting up to ``wait`` seconds (0 to 20: a long poll) for the first."""
+    def receive(self, most: int = 1, wait: float = LONG_POLL, hidden: float | None = None) -> list[Message]:
+        """Up to ``most`` (1 to 10) messages, waiting up to ``wait`` seconds (0 to 20: a long poll) for the first.
+
+        They stay hidden from others for ``hidden`` seconds; None means the queue's own time.
+        """
+        hide: dict[str, Any] = {} if hidden is None else {"VisibilityTimeout": round(hidden)}
         with _translated("receive messages"):
             reply = self._sqs.receive_message(
                 QueueUrl=self.url,
                 MaxNumberOfMessages=most,
                 WaitTimeSeconds=round(wait),
                 MessageSystemAttributeNames=["All"],
+                **hide,
             )
         return [
             Message(raw["MessageId"], raw["ReceiptHandle"], raw["Body"], cast("Mapping[str, str]", raw["Attributes"]))
@@ -80,6 +107,37 @@ class TaskQueue:
             self._sqs.change_message_visibility(
                 QueueUrl=self.url, ReceiptHandle=receipt_handle, VisibilityTimeout=visible_in
             )
+
+    def backlog(self) -> Backlog:
+        """How many messages there are. Raises ServiceFault."""
+        with _translated("count messages"):
+            told = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
+        return Backlog(
+            visible=int(told["ApproximateNumberOfMessages"]),
+            hidden=int(told["ApproximateNumberOfMessagesNotVisible"]),
+            delayed=int(told["ApproximateNumberOfMessagesDelayed"]),
+            retention=float(told["MessageRetentionPeriod"]),
+        )
+
+
+def message_of(record: SQSRecord) -> Message:
+    """The message of a Lambda event's record."""
+    return Message(record.message_id, record.receipt_handle, record.body, dict(record.attributes.raw_event))
+
+
+def event_of(message: Message) -> dict[str, Any]:
+    """The SQS event that Lambda would make of the message."""
+    record = {
+        "messageId": message.message_id,
+        "receiptHandle": message.receipt_handle,
+        "body": message.body,
+        "attributes": dict(message.attributes),
+        "messageAttributes": {},
+        "eventSource": "aws:sqs",
+        "eventSourceARN": "arn:aws:sqs:local:000000000000:worker",
+        "awsRegion": "local",
+    }
+    return {"Records": [record]}
 
 
 @contextmanager

@@ -1,12 +1,15 @@
-"""A task's record and the moves that it allows.
+"""The life of a task: its moves, drawn once.
 
 ::
 
     (none) ── create ──▶ pending ── claim ──▶ processing ── complete ──▶ completed
-       │                    ▲                  │  │   │
-       └── reject ─▶ failed └───── release ────┘  │   └── fail ──▶ failed
-                                                  └── beat, or claim once the lease has run out ──▶ processing
+       │                  ▲ ▲  │               │  │   │
+       │                  │ │  └─ requeue      │  │   └── fail ──▶ failed ── redrive ──▶ pending
+       └── reject ─▶ failed └───── release ────┘  └── beat ──▶ processing
+                          └─────── expire, once the lease has run out; claim then takes it at once
+
     pending or processing ── cancel ──▶ cancelled
+    pending, or processing whose lease has run out ── exhaust ──▶ failed (RETRIES_EXHAUSTED)
 
 The moves are pure: from a record to the next one, or :class:`~handler.errors.Refused`. Whoever applies one writes it
 with ``If-Match`` of the record that it was computed from, so a move that came too late is never written.
@@ -14,111 +17,30 @@ with ``If-Match`` of the record that it was computed from, so a move that came t
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from .errors import Cancelled, Conflict, DarkroomError, Finished, Held, LostRace, RetriesExhausted, Suspended
+from .records import (
+    TERMINAL,
+    ErrorInfo,
+    FaultDetail,
+    Image,
+    Lease,
+    ModelRef,
+    Outcome,
+    PastAttempt,
+    Progress,
+    Record,
+    Timings,
+)
 
-from .errors import Cancelled, Code, DarkroomError, Finished, Held, LostRace
-from .request import Contract, GenerationRequest, TaskId
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
 
-Status = Literal["pending", "processing", "completed", "failed", "cancelled"]
-TERMINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
-When = Annotated[datetime, Field(strict=False)]  # a string in JSON
+    from .request import GenerationRequest
 
-
-class ModelRef(Contract):
-    """Which model drew the picture; ``dtype`` because another one draws (slightly) other pixels."""
-
-    id: str
-    revision: str | None = None
-    pipeline: str
-    dtype: str
-
-
-class Lease(Contract):
-    owner: str
-    expires_at: When
-
-
-class Progress(Contract):
-    """``fraction`` from 0 to 1; ``eta_seconds`` None until a step was measured."""
-
-    step: int
-    steps: int
-    fraction: float
-    eta_seconds: float | None = None
-
-
-class Image(Contract):
-    """An image in the bucket: ``bytes`` long, ``sha256`` of them in hex."""
-
-    key: str
-    seed: int
-    width: int
-    height: int
-    content_type: str
-    bytes: int
-    sha256: str
-
-
-class FaultDetail(Contract):
-    field: str
-    message: str
-
-
-class ErrorInfo(Contract):
-    code: Code
-    message: str
-    retryable: bool
-    details: list[FaultDetail] = Field(default_factory=list)
-
-
-class Timings(Contract):
-    """Seconds. ``load`` is what this task waited for the pipeline; ``total`` runs from claim to commit, without it."""
-
-    queue: float = 0
-    load: float = 0
-    text: float = 0
-    denoise: float = 0
-    decode: float = 0
-    encode: float = 0
-    upload: float = 0
-    total: float = 0
-
-
-class Record(Contract):
-    """``tasks/{task_id}/status.json``: the only truth about a task. ``sequence`` grows by 1 with every write."""
-
-    task_id: TaskId
-    status: Status
-    sequence: int
-    request: GenerationRequest | None = Field(None, description="None where the message held no valid request")
-    fingerprint: str | None = None
-    model: ModelRef | None = None
-    created_at: When
-    started_at: When | None = None
-    completed_at: When | None = None
-    attempt: int = 0
-    lease: Lease | None = None
-    progress: Progress | None = None
-    preview: str | None = Field(None, description="Key of a thumbnail of the unfinished picture")
-    images: list[Image] = Field(default_factory=list)
-    error: ErrorInfo | None = None
-    timings: Timings | None = None
-    batch_size: int | None = None
-    cold_start: bool | None = None
-    expires_at: When
-
-    def to_json(self) -> bytes:
-        return self.model_dump_json().encode()
-
-    @classmethod
-    def from_json(cls, body: bytes) -> Record:
-        return cls.model_validate_json(body)
-
-    def _next(self, **changes: Any) -> Record:
-        return self.model_copy(update={"sequence": self.sequence + 1, **changes})
+KEPT_ATTEMPTS = 50
+"""Of a task that outlasts hundreds of hosts the last ones are told; ``attempt`` counts them all."""
 
 
 def create(task_id: str, request: GenerationRequest, seed: int, now: datetime, keep: timedelta) -> Record:
@@ -131,6 +53,7 @@ def create(task_id: str, request: GenerationRequest, seed: int, now: datetime, k
         request=resolved,
         fingerprint=request.fingerprint(),
         created_at=now,
+        queued_at=now,
         expires_at=now + keep,
     )
 
@@ -149,18 +72,14 @@ def reject(task_id: str, fault: DarkroomError, now: datetime, keep: timedelta) -
     )
 
 
-def claim(
-    record: Record, *, owner: str, now: datetime, lease: timedelta, request: GenerationRequest, model: ModelRef
-) -> Record:
+def claim(record: Record, *, lease: Lease, now: datetime, request: GenerationRequest, model: ModelRef) -> Record:
     """The next attempt. Raises Finished on a terminal task, Held while another attempt's lease is alive."""
-    if record.status in TERMINAL:
-        raise Finished(f"the task is {record.status}")
-    if record.lease is not None and record.lease.expires_at > now:
-        raise Held(record.lease.expires_at)
-    return record._next(
+    _free(record, now)
+    return record.next(
         status="processing",
         attempt=record.attempt + 1,
-        lease=Lease(owner=owner, expires_at=now + lease),
+        attempts=_ended(record, now, "expired"),
+        lease=lease,
         started_at=now,
         request=request,
         model=model,
@@ -174,8 +93,8 @@ def beat(
 ) -> Record:
     """A sign of life: a longer lease, and how far the picture is."""
     held = _held(record)
-    return record._next(
-        lease=Lease(owner=held.owner, expires_at=now + lease),
+    return record.next(
+        lease=held.model_copy(update={"expires_at": now + lease}),
         progress=progress if progress is not None else record.progress,
         preview=preview or record.preview,
     )
@@ -186,9 +105,10 @@ def complete(record: Record, *, now: datetime, images: list[Image], timings: Tim
     _held(record)
     steps = record.request.num_inference_steps if record.request else None
     progress = record.progress or Progress(step=steps or 0, steps=steps or 0, fraction=0)
-    return record._next(
+    return record.next(
         status="completed",
         completed_at=now,
+        attempts=_ended(record, now, "completed"),
         lease=None,
         preview=None,
         images=images,
@@ -200,22 +120,64 @@ def complete(record: Record, *, now: datetime, images: list[Image], timings: Tim
 
 def fail(record: Record, *, now: datetime, fault: DarkroomError) -> Record:
     """The end of a task that cannot be helped by trying again."""
-    if record.status in TERMINAL:
-        raise Finished(f"the task is {record.status}")
-    return record._next(status="failed", completed_at=now, lease=None, error=error_info(fault))
+    return _end(record, now, "failed", fault)
 
 
 def cancel(record: Record, *, now: datetime) -> Record:
     """Ends a task at its caller's wish. Raises Finished on a terminal one."""
-    if record.status in TERMINAL:
-        raise Finished(f"the task is {record.status}")
-    return record._next(status="cancelled", completed_at=now, lease=None, error=error_info(Cancelled("cancelled")))
+    return _end(record, now, "cancelled", Cancelled("cancelled"))
 
 
-def release(record: Record, *, fault: DarkroomError) -> Record:
+def exhaust(record: Record, *, now: datetime) -> Record:
+    """The end of a task whose message the queue has given up on, with the last fault.
+
+    Raises Finished on a terminal one, Held while an attempt is alive: that one may still make it.
+    """
+    _free(record, now)
+    attempts = _ended(record, now, "expired")
+    fault = _last_fault(record, attempts)
+    tried = f"{record.attempt} attempt{'' if record.attempt == 1 else 's'}"
+    exhausted = RetriesExhausted(f"given up after {tried}; the last fault: {fault}")
+    return record.next(status="failed", completed_at=now, attempts=attempts, lease=None, error=error_info(exhausted))
+
+
+def release(record: Record, *, now: datetime, fault: DarkroomError) -> Record:
     """Back to pending with the reason, so that the next attempt need not wait for the lease to run out."""
     _held(record)
-    return record._next(status="pending", lease=None, progress=None, error=error_info(fault))
+    outcome: Outcome = "suspended" if isinstance(fault, Suspended) else "released"
+    return record.next(
+        status="pending",
+        attempts=_ended(record, now, outcome, fault),
+        queued_at=now,
+        lease=None,
+        progress=None,
+        error=error_info(fault),
+    )
+
+
+def expire(record: Record, *, now: datetime) -> Record:
+    """Back to pending: its attempt was not heard of again. Raises Finished, Held, or LostRace where none was held."""
+    _held(record)
+    _free(record, now)
+    return record.next(
+        status="pending", attempts=_ended(record, now, "expired"), queued_at=now, lease=None, progress=None
+    )
+
+
+def requeue(record: Record, *, now: datetime) -> Record:
+    """A pending task gets another message. Raises LostRace on any other."""
+    if record.status != "pending":
+        raise LostRace(f"the task is {record.status}, not pending")
+    return record.next(queued_at=now)
+
+
+def redrive(record: Record, *, now: datetime) -> Record:
+    """A failed task gets another chance, by an operator's hand; what became of its attempts stays. Raises Conflict."""
+    if record.status != "failed":
+        raise Conflict(f"the task is {record.status}, not failed")
+    if record.request is None:
+        raise Conflict("the task holds no valid request")
+    return record.next(status="pending", completed_at=None, queued_at=now, error=None, progress=None)
 
 
 def error_info(fault: DarkroomError) -> ErrorInfo:
@@ -223,7 +185,77 @@ def error_info(fault: DarkroomError) -> ErrorInfo:
     return ErrorInfo(code=fault.code, message=fault.message, retryable=fault.retryable, details=details)
 
 
+def _end(record: Record, now: datetime, outcome: Outcome, fault: DarkroomError) -> Record:
+    if record.status in TERMINAL:
+        raise Finished(f"the task is {record.status}")
+    return record.next(
+        status=outcome,
+        completed_at=now,
+        attempts=_ended(record, now, outcome, fault),
+        lease=None,
+        error=error_info(fault),
+    )
+
+
 def _held(record: Record) -> Lease:
     if record.status != "processing" or record.lease is None:
         raise LostRace(f"the task is {record.status}, not held by this attempt")
     return record.lease
+
+
+def _free(record: Record, now: datetime) -> None:
+    if record.status in TERMINAL:
+        raise Finished(f"the task is {record.status}")
+    if record.lease is not None and record.lease.expires_at > now:
+        raise Held(record.lease.expires_at, record.lease.message_id)
+
+
+def _ended(record: Record, now: datetime, outcome: Outcome, fault: DarkroomError | None = None) -> list[PastAttempt]:
+    """The attempts so far and the one that ends here, if one is held."""
+    if record.lease is None:
+        return record.attempts
+    ended = PastAttempt(
+        number=record.attempt,
+        owner=record.lease.owner,
+        started_at=record.started_at or record.created_at,
+        ended_at=now,
+        outcome=outcome,
+        code=fault.code if fault else None,
+        message=fault.message if fault else None,
+    )
+    return [*record.attempts, ended][-KEPT_ATTEMPTS:]
+
+
+def _last_fault(record: Record, attempts: list[PastAttempt]) -> str:
+    if record.error is not None:
+        return f"{record.error.code}: {record.error.message}"
+    if attempts and attempts[-1].outcome == "expired":
+        return "its worker was not heard of again"
+    return "none was recorded; no attempt ever began"
+
+
+__all__ = [
+    "TERMINAL",
+    "ErrorInfo",
+    "FaultDetail",
+    "Image",
+    "Lease",
+    "ModelRef",
+    "PastAttempt",
+    "Progress",
+    "Record",
+    "Timings",
+    "beat",
+    "cancel",
+    "claim",
+    "complete",
+    "create",
+    "error_info",
+    "exhaust",
+    "expire",
+    "fail",
+    "redrive",
+    "reject",
+    "release",
+    "requeue",
+]

@@ -1,7 +1,7 @@
 """The worker: long-polls the queue, shapes what it receives into Lambda's event and calls the same handler.
 
-It is the GPU container and the laptop. It exits 0 when told to stop, 1 when the model cannot be loaded: its host then
-starts another, and no message was lost.
+It is the GPU container and the laptop. It exits 0 when told to stop, 1 when the model cannot be loaded or the device
+or the disk has gone: its host then starts another, and no message was lost.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import generate
+from . import deadletter, generate
 from .errors import ModelUnavailable, ServiceFault
 from .logs import logger
 from .notices import Notices
+from .polling import POLL_SECONDS, Poller, serve_dead_letters
 from .protection import Protection
 from .settings import Settings
-from .taskqueue import Message, TaskQueue
+from .taskqueue import TaskQueue, event_of
 
 if TYPE_CHECKING:
     from .generate import Generate
+    from .taskqueue import Message
 
-POLL_SECONDS = 5
-"""A long poll cannot be interrupted: it bounds how long a stop may take."""
-PAUSE_AFTER_FAULT = 2.0
 MOST_TASKS = 64
 MOST_MESSAGES = 10
 """What SQS gives at a time."""
+FINISH_WITHIN = 5.0
+"""Seconds. A task that will be done by then is finished when the worker stops: saving and resuming it costs more."""
+LAST_SECONDS = 5.0
+"""Of the grace: what still runs then is saved and given back in the middle of a step."""
 
 
 @dataclass(frozen=True)
@@ -49,38 +52,48 @@ class WorkerContext:
 class Worker:
     """One process, one engine, as many messages at a time as the engine has places."""
 
-    def __init__(self, app: Generate, queue: TaskQueue, *, poll_seconds: int = POLL_SECONDS) -> None:
-        self._app, self._queue, self._poll_seconds = app, queue, poll_seconds
+    def __init__(
+        self, app: Generate, queue: TaskQueue, settings: Settings, *, poll_seconds: int = POLL_SECONDS
+    ) -> None:
+        self._app, self._queue, self._grace = app, queue, settings.shutdown_grace
         self._stop = threading.Event()
+        # Hidden for no longer than a lease at a time: when this process is killed, both end together.
+        self._poller = Poller(queue, self._stop, hidden=settings.lease, wait=poll_seconds)
         self._free = threading.Condition()
         self._running = 0
         self._capacity = 0
         self._failed = threading.Event()
+        self._gave_up = False
+        self._alarm: threading.Timer | None = None
         self._loading = threading.Thread(target=self._load, name="load", daemon=True)
+        app.on_broken = lambda: self.stop(suspend=True)
 
     @property
     def failed(self) -> bool:
-        """Whether the worker ended, or is ending, because the model cannot be loaded."""
-        return self._failed.is_set()
+        """Whether the worker ended, or is ending, because of itself: no model, no device, no disk."""
+        return self._failed.is_set() or self._app.broken is not None
 
     @property
     def busy(self) -> bool:
-        return self._running > 0
-
-    @property
-    def loading(self) -> bool:
-        return self._loading.is_alive()
+        """Whether something is left that only the end of the process stops: a load, or pipelines given up on."""
+        return self._loading.is_alive() or self._running > 0
 
     def wait_failed(self) -> None:
         """Returns when the model could not be loaded; never otherwise."""
         self._failed.wait()
 
     def stop(self, *, suspend: bool = False) -> None:
-        """Takes no further messages. What is running is finished, or saved and put back if it is to ``suspend``."""
+        """Takes no further messages. What is running is finished; or, to ``suspend``, saved and put back unless it is
+        almost done.
+        """
         self._stop.set()
         if suspend:
-            self._app.suspend()
+            self._app.suspend(min(FINISH_WITHIN, self._grace / 2))
         with self._free:
+            if suspend and self._alarm is None:
+                self._alarm = threading.Timer(max(self._grace - LAST_SECONDS, self._grace / 2), self._give_up)
+                self._alarm.daemon = True
+                self._alarm.start()
             self._free.notify_all()
 
     def run(self) -> int:
@@ -89,17 +102,28 @@ class Worker:
         No message is taken while it loads: nothing would keep it from others, and it would count as received.
         """
         self._loading.start()
-        with ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task") as pool:
-            while free := self._wait_for_place():
-                for message in self._receive(free):
-                    with self._free:
-                        self._running += 1
-                    pool.submit(self._serve, message)
-        if not self.failed:
-            return 0
-        for message in self._received(MOST_MESSAGES, 0):
-            self._serve(message)  # without a model: recorded as pending, and back
-        return 1
+        pool = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
+        while free := self._wait_for_place():
+            for message in self._poller.receive(min(free, MOST_MESSAGES)):
+                with self._free:
+                    self._running += 1
+                pool.submit(self._serve, message)
+        with self._free:
+            self._free.wait_for(lambda: self._running == 0 or self._gave_up)
+            if self._alarm is not None:
+                self._alarm.cancel()
+        pool.shutdown(wait=False)
+        if self._failed.is_set():
+            for message in self._poller.receive_now(MOST_MESSAGES):
+                self._serve(message)  # without a model: recorded as pending, and back
+        return int(self.failed)
+
+    def _give_up(self) -> None:
+        """The grace is almost over: what still runs is saved as far as it is, given back, and left alone."""
+        self._app.abandon()
+        with self._free:
+            self._gave_up = True
+            self._free.notify_all()
 
     def _load(self) -> None:
         try:
@@ -118,28 +142,6 @@ class Worker:
             self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity)
             return 0 if self._stop.is_set() else self._capacity - self._running
 
-    def _receive(self, free: int) -> list[Message]:
-        messages = self._received(min(free, MOST_MESSAGES), self._poll_seconds)
-        if not self._stop.is_set():
-            return messages
-        for message in messages:
-            self._give_back(message)
-        return []
-
-    def _received(self, most: int, wait: int) -> list[Message]:
-        try:
-            return self._queue.receive(most, wait)
-        except ServiceFault as fault:
-            logger.warning("no messages received", fault=fault.message, cause=str(fault.__cause__))
-            self._stop.wait(PAUSE_AFTER_FAULT)
-            return []
-
-    def _give_back(self, message: Message) -> None:
-        try:
-            self._queue.hide(message.receipt_handle, 0)
-        except ServiceFault as fault:
-            logger.warning("the message comes back at the queue's own time", fault=fault.message)
-
     def _serve(self, message: Message) -> None:
         try:
             response = self._app.handle(event_of(message), WorkerContext(message.message_id))
@@ -156,26 +158,11 @@ class Worker:
                 self._free.notify_all()
 
 
-def event_of(message: Message) -> dict[str, Any]:
-    """The SQS event that Lambda would make of the message."""
-    record = {
-        "messageId": message.message_id,
-        "receiptHandle": message.receipt_handle,
-        "body": message.body,
-        "attributes": dict(message.attributes),
-        "messageAttributes": {},
-        "eventSource": "aws:sqs",
-        "eventSourceARN": "arn:aws:sqs:local:000000000000:worker",
-        "awsRegion": "local",
-    }
-    return {"Records": [record]}
-
-
 def main(settings: Settings | None = None) -> int:
     """Runs a worker until SIGTERM or SIGINT. Returns the exit status."""
     settings = settings or Settings.load()
     logger.setLevel(settings.log_level)
-    worker = Worker(generate.build(settings), TaskQueue(settings))
+    worker = Worker(generate.build(settings), TaskQueue(settings), settings)
 
     def on_signal(*_: object) -> None:
         # Not from here: a handler interrupts the main thread, which may hold the lock that stop() needs.
@@ -187,13 +174,15 @@ def main(settings: Settings | None = None) -> int:
         signal.signal(name, on_signal)
     notices = Notices(settings, lambda: worker.stop(suspend=True))
     notices.start()
+    if settings.dead_letter_url:
+        serve_dead_letters(deadletter.build(settings), TaskQueue(settings, settings.dead_letter_url))
     protection = Protection(settings, lambda: worker.busy)
     protection.start()
     status = worker.run()
     notices.stop()
     protection.stop()
-    if worker.loading:
-        # Told to stop in the middle of loading: nothing is held, and the import of torch cannot be interrupted.
+    if worker.busy:
+        # Neither the import of torch nor a pipeline in the middle of a step can be interrupted; nothing is held by now.
         sys.stderr.flush()
         os._exit(status)
     return status

@@ -12,15 +12,17 @@ from uuid import uuid4
 
 from PIL import Image
 
+from handler import tasks
 from handler.card import Defaults, ModelCard
 from handler.engine import Developed, EncodedImage
 from handler.engine.imaging import encode
+from handler.request import GenerationRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from handler.engine import Observer
-    from handler.request import GenerationRequest
+    from handler.storage import TaskStore
 
 CARD = ModelCard(
     id="built-in",
@@ -160,3 +162,25 @@ def http_event(
 def answer_of(response: dict[str, Any]) -> tuple[int, Any]:
     """Status and JSON body of a handler's answer."""
     return response["statusCode"], json.loads(response["body"])
+
+
+def record_of(store: TaskStore, task_id: str) -> tasks.Record:
+    """The task's record; there must be one."""
+    stored = store.read(task_id)
+    assert stored is not None
+    return tasks.Record.from_json(stored.body)
+
+
+def held(store: TaskStore, clock: Clock, *, lease: float = 60, message_id: str | None = None) -> tasks.Record:
+    """The record of the task "mine", a fox, that a worker elsewhere has claimed."""
+    record = tasks.create("mine", GenerationRequest(prompt="fox"), 7, clock(), timedelta(days=1))
+    assert record.request is not None
+    claimed = tasks.claim(
+        record,
+        lease=tasks.Lease(owner="elsewhere", expires_at=clock() + timedelta(seconds=lease), message_id=message_id),
+        now=clock(),
+        request=CARD.resolve(record.request),
+        model=tasks.ModelRef(id="m", pipeline="P", dtype="float32"),
+    )
+    store.create(claimed)
+    return claimed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from dataclasses import replace
@@ -11,27 +12,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from handler import tasks
-from handler.errors import DarkroomError, ModelUnavailable, OutOfMemory, UnsafeContent
-from handler.generate import Generate
+from handler.errors import DarkroomError, Internal, ModelUnavailable, OutOfMemory, UnsafeContent, WorkerBroken
+from handler.generate import Generate, _warm, handle
 from handler.request import GenerationRequest
 from handler.storage import TaskStore
+from handler.taskqueue import TaskQueue, event_of
 
-from .support import CARD, Clock, PlainEngine, sqs_event
+from .support import Clock, PlainEngine, held, record_of, sqs_event
 
 if TYPE_CHECKING:
     from handler.engine import Developed, Engine, Observer
     from handler.settings import Settings
-    from handler.storage import Stored
     from handler.submit import Submit
-    from handler.taskqueue import TaskQueue
 
 CONSUMED: dict[str, object] = {"batchItemFailures": []}
-
-
-def record_of(store: TaskStore, task_id: str) -> tasks.Record:
-    stored = store.read(task_id)
-    assert stored is not None
-    return tasks.Record.from_json(stored.body)
 
 
 def back(*ids: str) -> dict[str, object]:
@@ -139,26 +133,10 @@ def test_a_message_twice_in_one_batch_draws_once(generate: Generate, store: Task
     assert record_of(store, "mine").status == "completed"
 
 
-def held_by_another(store: TaskStore, clock: Clock, lease: float) -> Stored:
-    """A record that a worker elsewhere has claimed."""
-    request = GenerationRequest(prompt="fox")
-    record = tasks.create("mine", request, 7, clock(), timedelta(days=1))
-    assert record.request is not None
-    claimed = tasks.claim(
-        record,
-        owner="elsewhere",
-        now=clock(),
-        lease=timedelta(seconds=lease),
-        request=CARD.resolve(record.request),
-        model=tasks.ModelRef(id="m", pipeline="P", dtype="float32"),
-    )
-    return store.create(claimed)
-
-
 def test_a_task_that_another_worker_holds_comes_back_when_its_lease_ends(
     generate: Generate, store: TaskStore, queue: TaskQueue, clock: Clock, plain: PlainEngine
 ) -> None:
-    held_by_another(store, clock, lease=60)
+    held(store, clock)
     queue.send('{"prompt": "fox", "task_id": "mine"}')
     (message,) = queue.receive(wait=1)
     event = sqs_event(message.body, ids=[message.message_id])
@@ -388,3 +366,58 @@ def test_a_sign_of_life_whose_answer_was_lost_does_not_lose_the_task(
     record = record_of(store, "mine")
     assert (record.status, record.attempt, record.sequence) == ("completed", 1, 4)
     assert plain.drawn == ["fox"]
+
+
+def test_a_duplicate_of_a_held_task_is_consumed(generate: Generate, store: TaskStore, clock: Clock) -> None:
+    """The holder's own message is in the queue until the task has ended; this one would only count as poison."""
+    held(store, clock, message_id="the holder's")
+    assert generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine"}', ids=["another"]), None) == CONSUMED
+    assert record_of(store, "mine").status == "processing"
+
+
+@pytest.mark.parametrize("fault", [WorkerBroken("the device is lost"), OSError(errno.ENOSPC, "no space left")])
+def test_a_broken_worker_gives_its_tasks_away_and_takes_no_more(
+    generate: Generate, store: TaskStore, queue: TaskQueue, plain: PlainEngine, fault: Exception
+) -> None:
+    plain.fault = fault
+    queue.send('{"prompt": "fox", "task_id": "mine"}')
+    (message,) = queue.receive(wait=1)
+    assert generate.handle(event_of(message), None) == back(message.message_id)
+    assert generate.broken is not None
+    record = record_of(store, "mine")
+    assert (record.status, record.attempts[0].outcome) == ("pending", "released")
+    assert store.read_checkpoint("mine") == b"step by step"
+    (again,) = queue.receive(wait=1)  # at once
+    plain.fault = None
+    assert generate.handle(event_of(again), None) == back(again.message_id)
+    assert plain.drawn == []
+
+
+def test_messages_that_met_a_fault_together_do_not_come_back_together(
+    settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine, clock: Clock
+) -> None:
+    delays: list[float] = []
+
+    class Watched(TaskQueue):
+        def hide(self, receipt_handle: str, seconds: float) -> None:
+            delays.append(seconds)
+
+    plain.fault = Internal("passing")
+    for chance in (0.0, 1.0):
+        generate = Generate(settings, store, Watched(settings), lambda _: plain, now=clock, chance=lambda: chance)  # noqa: B023
+        for count in (1, 3, 20):
+            generate.handle(sqs_event('{"prompt": "fox"}', count=count), None)
+    assert delays == [2.5, 10.0, 450.0, 5.0, 20.0, 900.0]
+
+
+def test_under_lambda_a_broken_worker_ends_its_process(
+    environ: dict[str, str], plain: PlainEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    plain.fault = WorkerBroken("the device is lost")
+    monkeypatch.setattr("handler.engine.running.start", lambda _: plain)
+    with pytest.raises(SystemExit) as ended:
+        handle(sqs_event('{"prompt": "fox"}'), None)
+    assert ended.value.code == 1
+    _warm.cache_clear()

@@ -78,7 +78,7 @@ def served(settings: Settings, store: TaskStore, queue: TaskQueue) -> Iterator[S
 
 @pytest.fixture
 def worker(settings: Settings, store: TaskStore, queue: TaskQueue, engine: PipelineEngine) -> Iterator[Worker]:
-    worker = Worker(Generate(settings, store, queue, lambda _: engine), queue, poll_seconds=1)
+    worker = Worker(Generate(settings, store, queue, lambda _: engine), queue, settings, poll_seconds=1)
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
     yield worker
@@ -147,7 +147,7 @@ def test_without_a_model(settings: Settings, store: TaskStore, queue: TaskQueue,
     def load(_: Settings) -> PlainEngine:
         raise ModelUnavailable("the folder is empty")
 
-    worker = Worker(Generate(settings, store, queue, load), queue, poll_seconds=1)
+    worker = Worker(Generate(settings, store, queue, load), queue, settings, poll_seconds=1)
     assert worker.run() == 1
     code, answer = site.call("GET", "/health")
     assert (code, answer["model_status"], answer["reason"]) == (200, "unavailable", "the folder is empty")

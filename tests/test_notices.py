@@ -25,8 +25,11 @@ def metadata(*, interrupted: bool) -> Iterator[str]:
             self._answer(200 if asked else 400, b"secret")
 
         def do_GET(self) -> None:
-            if self.headers.get("X-aws-ec2-metadata-token") != "secret":
+            if self.path.startswith("/latest") and self.headers.get("X-aws-ec2-metadata-token") != "secret":
                 self._answer(401, b"")
+            elif self.path == "/v4/task-1/task":
+                status = "STOPPED" if interrupted else "RUNNING"
+                self._answer(200, b'{"DesiredStatus": "%s"}' % status.encode())
             elif self.path == "/latest/meta-data/spot/instance-action" and interrupted:
                 self._answer(200, b'{"action": "terminate", "time": "2026-01-02T03:04:05Z"}')
             else:
@@ -77,3 +80,11 @@ def test_a_stop_file(tmp_path: Path) -> None:
     file.touch()
     assert told.wait(10)
     assert notices.notice() == f"the stop file {file}"
+
+
+def test_ecs_tells_through_its_metadata() -> None:
+    for interrupted in (False, True):
+        with metadata(interrupted=interrupted) as url:
+            notices = Notices(Settings(ecs_container_metadata_uri_v4=f"{url}/v4/task-1"), lambda: None)
+            assert bool(notices.notice()) == interrupted
+    assert notices.notice() is None  # nobody answers any more: SIGTERM will say so

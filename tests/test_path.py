@@ -46,8 +46,10 @@ class Quiet:
         """Watches nothing."""
 
 
-def work_until_done(generate: Generate, queue: TaskQueue, status: Status, task_id: str) -> dict[str, Any]:
-    worker = Worker(generate, queue, poll_seconds=1)
+def work_until_done(
+    generate: Generate, queue: TaskQueue, settings: Settings, status: Status, task_id: str
+) -> dict[str, Any]:
+    worker = Worker(generate, queue, settings, poll_seconds=1)
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
     try:
@@ -84,9 +86,9 @@ def pixels(body: bytes) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(body)).convert("RGB")).astype(int)
 
 
-def test_from_a_message_to_a_picture(real: Generate, queue: TaskQueue, status: Status) -> None:
+def test_from_a_message_to_a_picture(real: Generate, queue: TaskQueue, settings: Settings, status: Status) -> None:
     task_id = queue.send(json.dumps(APPLE))
-    result = work_until_done(real, queue, status, task_id)
+    result = work_until_done(real, queue, settings, status, task_id)
     assert result["status"] == "completed"
     (image,) = result["images"]
     (body,) = fetch(result)

@@ -18,7 +18,8 @@ import pytest
 from handler import tasks
 from handler.errors import LostRace, NotFound, ServiceFault
 from handler.request import GenerationRequest
-from handler.storage import FAR_FUTURE_MS, TaskStore, fetch_model, image_key, index_name
+from handler.storage import FAR_FUTURE_MS, TaskStore, image_key, index_name
+from handler.weights import fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler import tasks
 from handler.errors import Conflict, NotFound
 from handler.generate import Generate
+from handler.taskqueue import event_of
+from handler.worker import Worker
 
-from .support import Clock, PlainEngine, answer_of, http_event, sqs_event
+from .support import Clock, PlainEngine, answer_of, http_event, record_of, sqs_event
 
 if TYPE_CHECKING:
     from handler.settings import Settings
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 
 CONSUMED: dict[str, object] = {"batchItemFailures": []}
 BODY = '{"prompt": "fox", "num_inference_steps": 8}'
-
-
-def record_of(store: TaskStore, task_id: str) -> tasks.Record:
-    stored = store.read(task_id)
-    assert stored is not None
-    return tasks.Record.from_json(stored.body)
 
 
 class Context:
@@ -201,3 +196,91 @@ def test_a_short_task_costs_no_signs_of_life(
     plain = PlainEngine(between=lambda: time.sleep(0.1))
     Generate(often, store, queue, lambda _: plain, now=clock).handle(sqs_event(BODY, ids=["m-1"]), None)
     assert record_of(store, "m-1").sequence == 3  # created, claimed, completed
+
+
+def test_what_is_almost_done_is_finished(generate: Generate, store: TaskStore, plain: PlainEngine) -> None:
+    """A task is told to stop after two of eight quick steps, with time to finish."""
+    steps: list[int] = []
+
+    def between() -> None:
+        steps.append(1)
+        if len(steps) == 2:
+            generate.suspend(finish_within=30)
+
+    plain.between = between
+    assert generate.handle(sqs_event(BODY, ids=["mine"]), None) == CONSUMED
+    assert record_of(store, "mine").status == "completed"
+
+
+def test_what_does_not_fit_is_saved(generate: Generate, store: TaskStore, queue: TaskQueue, plain: PlainEngine) -> None:
+    steps: list[int] = []
+
+    def between() -> None:
+        steps.append(1)
+        time.sleep(0.2)
+        if len(steps) == 2:
+            generate.suspend(finish_within=1.5)  # six steps more, and what follows them
+
+    plain.between = between
+    assert generate.handle(sqs_event(BODY, ids=["mine"]), None) == CONSUMED
+    record = record_of(store, "mine")
+    assert (record.status, record.attempts[0].outcome, len(steps)) == ("pending", "suspended", 2)
+    assert store.read_checkpoint("mine") == b"step by step"
+    assert queue.receive(wait=1)
+
+
+def test_a_step_that_outlasts_the_grace_is_given_back_in_the_middle(
+    generate: Generate, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def between() -> None:
+        stuck.set()
+        assert go_on.wait(30)
+
+    plain.between = between
+    queue.send(BODY)
+    (message,) = queue.receive(wait=1)
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.append(generate.handle(event_of(message), None)), daemon=True)
+    thread.start()
+    assert stuck.wait(30)
+    generate.suspend()
+    generate.abandon()
+    record = record_of(store, message.message_id)
+    assert (record.status, record.attempts[0].outcome) == ("pending", "suspended")
+    assert store.read_checkpoint(message.message_id) == b"step by step"
+    assert queue.receive(wait=1)  # at once
+    go_on.set()  # should the process live on, the attempt writes nothing more
+    thread.join(30)
+    assert answers == [{"batchItemFailures": [{"itemIdentifier": message.message_id}]}]
+    assert record_of(store, message.message_id) == record
+    assert plain.drawn == []
+
+
+def test_a_worker_ends_within_its_grace(
+    settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    """Whatever its pipelines do."""
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def between() -> None:
+        stuck.set()
+        assert go_on.wait(60)
+
+    plain.between = between
+    settings = replace(settings, shutdown_grace=4)
+    worker = Worker(Generate(settings, store, queue, lambda _: plain), queue, settings, poll_seconds=1)
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(worker.run()), daemon=True)
+    thread.start()
+    task_id = queue.send(BODY)
+    assert stuck.wait(30)
+    began = time.monotonic()
+    worker.stop(suspend=True)
+    thread.join(30)
+    assert statuses == [0]
+    assert time.monotonic() - began < 5
+    assert worker.busy  # main ends the process the hard way
+    assert record_of(store, task_id).status == "pending"
+    go_on.set()

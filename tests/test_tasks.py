@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handler import tasks
-from handler.errors import Finished, Held, Internal, LostRace, OutOfMemory
+from handler.errors import Finished, Held, Internal, LostRace, OutOfMemory, Suspended
 from handler.request import GenerationRequest
 
 from .support import CARD, Clock
@@ -18,6 +18,7 @@ from .support import CARD, Clock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MOVES = ["claim", "beat", "release", "fail", "complete", "wait", "expire", "requeue", "exhaust", "cancel"]
 KEEP, LEASE = timedelta(days=30), timedelta(seconds=60)
 MODEL = tasks.ModelRef(id="m", revision=None, pipeline="P", dtype="float32")
 
@@ -30,7 +31,8 @@ def pending(clock: Clock, **request: object) -> tasks.Record:
 def claimed(record: tasks.Record, clock: Clock, owner: str = "w") -> tasks.Record:
     assert record.request is not None
     request = CARD.resolve(record.request)
-    return tasks.claim(record, owner=owner, now=clock(), lease=LEASE, request=request, model=MODEL)
+    lease = tasks.Lease(owner=owner, expires_at=clock() + LEASE, message_id="m")
+    return tasks.claim(record, lease=lease, now=clock(), request=request, model=MODEL)
 
 
 def completed(record: tasks.Record, clock: Clock) -> tasks.Record:
@@ -55,7 +57,7 @@ def test_a_task_from_message_to_picture(clock: Clock) -> None:
     record = claimed(record, clock)
     assert (record.status, record.attempt, record.sequence) == ("processing", 1, 2)
     assert record.started_at == clock()
-    assert record.lease == tasks.Lease(owner="w", expires_at=clock() + LEASE)
+    assert record.lease == tasks.Lease(owner="w", expires_at=clock() + LEASE, message_id="m")
     assert record.request is not None
     assert record.request.num_inference_steps == 4
     clock.forward(2)
@@ -86,7 +88,7 @@ def test_a_lease_that_ran_out_does_not(clock: Clock) -> None:
 
 
 def test_a_released_task_is_free_at_once(clock: Clock) -> None:
-    released = tasks.release(claimed(pending(clock), clock), fault=Internal("S3 is slow"))
+    released = tasks.release(claimed(pending(clock), clock), now=clock(), fault=Internal("S3 is slow"))
     assert released.status == "pending"
     assert released.error is not None
     assert released.error.message == "S3 is slow"
@@ -105,7 +107,7 @@ def test_the_end_is_the_end(clock: Clock, end: str) -> None:
         tasks.fail(record, now=clock(), fault=Internal("late"))
     moves: list[Callable[[], object]] = [
         lambda: tasks.beat(record, now=clock(), lease=LEASE, progress=None),
-        lambda: tasks.release(record, fault=Internal("late")),
+        lambda: tasks.release(record, now=clock(), fault=Internal("late")),
         lambda: completed(record, clock),
     ]
     for move in moves:
@@ -113,7 +115,53 @@ def test_the_end_is_the_end(clock: Clock, end: str) -> None:
             move()
 
 
-@given(st.lists(st.sampled_from(["claim", "beat", "release", "fail", "complete", "wait"]), max_size=12))
+def test_what_became_of_each_attempt_is_kept(clock: Clock) -> None:
+    record = claimed(pending(clock), clock, "a")
+    record = tasks.release(record, now=clock(), fault=Internal("S3 is slow"))
+    record = tasks.release(claimed(record, clock, "b"), now=clock(), fault=Suspended("the worker stops"))
+    record = claimed(record, clock, "c")
+    clock.forward(61)
+    record = completed(claimed(record, clock, "d"), clock)
+    told = [(one.number, one.owner, one.outcome, one.code) for one in record.attempts]
+    assert told == [
+        (1, "a", "released", "INTERNAL"),
+        (2, "b", "suspended", "INTERNAL"),
+        (3, "c", "expired", None),
+        (4, "d", "completed", None),
+    ]
+    assert record.attempts[2].ended_at - record.attempts[2].started_at == timedelta(seconds=61)
+
+
+def test_of_many_attempts_the_last_ones_are_told(clock: Clock) -> None:
+    record = pending(clock)
+    for _ in range(tasks.KEPT_ATTEMPTS + 5):
+        record = tasks.release(claimed(record, clock), now=clock(), fault=Suspended("the worker stops"))
+    assert record.attempt == tasks.KEPT_ATTEMPTS + 5
+    assert [one.number for one in record.attempts] == list(range(6, tasks.KEPT_ATTEMPTS + 6))
+
+
+def test_a_task_expires_when_its_lease_has(clock: Clock) -> None:
+    with pytest.raises(LostRace):
+        tasks.expire(pending(clock), now=clock())
+    record = claimed(pending(clock), clock)
+    with pytest.raises(Held):
+        tasks.expire(record, now=clock())
+    clock.forward(60)
+    expired = tasks.expire(record, now=clock())
+    assert (expired.status, expired.lease, expired.queued_at) == ("pending", None, clock())
+    with pytest.raises(LostRace):
+        tasks.requeue(record, now=clock())
+    assert tasks.requeue(expired, now=clock()).sequence == expired.sequence + 1
+
+
+def test_a_living_attempt_is_not_exhausted(clock: Clock) -> None:
+    record = claimed(pending(clock), clock)
+    with pytest.raises(Held) as held:
+        tasks.exhaust(record, now=clock())
+    assert held.value.message_id == "m"
+
+
+@given(st.lists(st.sampled_from(MOVES), max_size=12))
 def test_whatever_happens_the_record_holds_together(moves: list[str]) -> None:
     clock = Clock()
     record = pending(clock)
@@ -126,11 +174,13 @@ def test_whatever_happens_the_record_holds_together(moves: list[str]) -> None:
             elif move == "beat":
                 record = tasks.beat(record, now=clock(), lease=LEASE, progress=None)
             elif move == "release":
-                record = tasks.release(record, fault=Internal("passing"))
+                record = tasks.release(record, now=clock(), fault=Internal("passing"))
             elif move == "fail":
                 record = tasks.fail(record, now=clock(), fault=OutOfMemory("big"))
             elif move == "complete":
                 record = completed(record, clock)
+            elif move in {"expire", "requeue", "exhaust", "cancel"}:
+                record = getattr(tasks, move)(record, now=clock())
         except (Finished, Held, LostRace):
             assert record is before
         if record is not before:
@@ -138,4 +188,5 @@ def test_whatever_happens_the_record_holds_together(moves: list[str]) -> None:
             assert before.status not in tasks.TERMINAL
         assert (record.lease is not None) == (record.status == "processing")
         assert (record.completed_at is not None) == (record.status in tasks.TERMINAL)
+        assert len(record.attempts) == record.attempt - (record.status == "processing")
         assert tasks.Record.from_json(record.to_json()) == record

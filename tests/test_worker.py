@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from handler import tasks
+from handler.taskqueue import TaskQueue
 
 from .runtime_api import RuntimeApi
 from .support import sqs_event
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from handler.local.aws import Resources
+    from handler.settings import Settings
     from handler.storage import TaskStore
-    from handler.taskqueue import TaskQueue
 
 APPLE = '{"prompt": "a red apple", "num_inference_steps": 2}'
 
@@ -113,3 +115,14 @@ def test_under_lambda_the_same_entrypoint_serves_its_handler(
     assert expected in unescaped
     if handler == "handler.generate.handle":
         assert wait_for(store, "from-lambda", "completed")
+
+
+def test_a_worker_writes_down_what_ends_in_the_dead_letter_queue(
+    environ: dict[str, str], resources: Resources, store: TaskStore, settings: Settings
+) -> None:
+    dead = TaskQueue(settings, resources.dead_letter_queue_url)
+    task_id = dead.send(APPLE)
+    with process(environ | {"DEAD_LETTER_URL": dead.url}):
+        record = wait_for(store, task_id, "failed")
+    assert record.error is not None
+    assert record.error.code == "RETRIES_EXHAUSTED"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import OutOfMemory
+from .faults import free_memory, out_of_memory
 from .merging import Call, describe, merge, split
 
 if TYPE_CHECKING:
@@ -150,13 +151,3 @@ class Forwards:
             return [self.denoiser(**group[0].arguments)]
         output = self.denoiser(**merge(group))
         return split(output, [call.rows for call in group])
-
-
-def out_of_memory(fault: BaseException) -> bool:
-    """CUDA says so by type, the CPU's allocator in words."""
-    return isinstance(fault, torch.OutOfMemoryError) or "can't allocate memory" in str(fault)
-
-
-def free_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

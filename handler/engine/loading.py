@@ -21,7 +21,8 @@ from ..card import TUTORIAL, Defaults, Limits, ModelCard
 from ..errors import DarkroomError, ModelUnavailable
 from ..health import CARD_FILE
 from ..logs import logger
-from ..storage import fetch_model
+from ..settings import provide
+from ..weights import fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KERNELS = 16384
+"""oneDNN keeps so many compiled kernels. Its own 1,024 do not hold a UNet's for every number of rows that merged
+forwards may have: then each forward compiled some anew, and took up to three times as long.
+"""
 LARGE = 100_000_000
 """Parameters of a denoiser from which channels-last is worth it on a CPU: the built-in model is a quarter slower so."""
 ARGUMENTS = {
@@ -45,6 +50,7 @@ ARGUMENTS = {
 
 def load(settings: Settings) -> tuple[Any, ModelCard]:
     """Loads the pipeline. Raises ModelUnavailable with the reason, whatever went wrong."""
+    provide(ONEDNN_PRIMITIVE_CACHE_CAPACITY=str(KERNELS))  # read by oneDNN when it is first used
     try:
         with _quiet():
             return _load(settings)

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OutOfMemory, UnsafeContent
+from ..errors import OutOfMemory, UnsafeContent, WorkerBroken
 from . import Developed, EncodedImage
 from .compute import Compute
 from .passage import Passage, Replay
@@ -93,7 +93,7 @@ class PipelineEngine:
         """Runs the pipeline with these arguments in this thread; what is heavy is done in the compute thread."""
         import torch
 
-        from .forwards import out_of_memory
+        from .faults import device_lost, out_of_memory
 
         pipe = self._own()
         passage = Passage(self.forwards, pipe.scheduler, observer, replay or Replay({}))
@@ -106,6 +106,8 @@ class PipelineEngine:
         except Exception as fault:
             if out_of_memory(fault):
                 raise OutOfMemory("the device has too little memory for a picture of this size") from fault
+            if device_lost(fault):
+                raise WorkerBroken(f"the device is lost: {str(fault).splitlines()[0]}") from fault
             raise
         finally:
             passage.leave()

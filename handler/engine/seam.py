@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from .forwards import free_memory, out_of_memory
+from .faults import free_memory, out_of_memory
 
 if TYPE_CHECKING:
     import threading

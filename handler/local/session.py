@@ -17,9 +17,10 @@ from ..errors import ModelUnavailable
 from ..request import parse
 from ..settings import Settings, use
 from ..status import Status
-from ..storage import TaskStore, fetch_model
+from ..storage import TaskStore
 from ..submit import Submit
 from ..taskqueue import TaskQueue
+from ..weights import fetch_model
 from ..worker import Worker, WorkerContext
 from .aws import CREDENTIALS, EmbeddedAws, create_resources
 from .http import HttpApi, serve
@@ -56,7 +57,7 @@ def surroundings(endpoint: str | None, model: str | None) -> Iterator[Settings]:
 def working(settings: Settings) -> Iterator[Worker]:
     """A worker in a thread of this process; its failure to load the model ends it early."""
     queue = TaskQueue(settings)
-    worker = Worker(generate.build(settings), queue, poll_seconds=1)
+    worker = Worker(generate.build(settings), queue, settings, poll_seconds=1)
     thread = threading.Thread(target=worker.run, name="worker", daemon=True)
     thread.start()
     try:

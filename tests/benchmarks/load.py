@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 LIMIT = 300
 """Seconds; a task that has no picture by then has failed."""
-POLL_EVERY = 0.05
-"""Seconds between two questions, each about another task: finished times are the servers' own, on the same clock."""
+POLL_EVERY = 0.25
+"""Seconds between two questions, each about another task: finished times are the servers' own, on the same clock, and
+whoever asks more often takes the cores that the pictures need.
+"""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def path() -> Iterator[Path]:
     with CountedAws() as aws:
         resources = create_resources(aws.endpoint)
         settings = use(AWS_ENDPOINT_URL=aws.endpoint, **CREDENTIALS, **resources.variables)
-        worker = Worker(generate.build(settings), TaskQueue(settings))
+        worker = Worker(generate.build(settings), TaskQueue(settings), settings)
         thread = threading.Thread(target=worker.run, name="worker")
         thread.start()
         try:

@@ -1,0 +1,111 @@
+"""From a message to an attempt: who may develop a task, and what becomes of a message that nobody may."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from . import tasks
+from .attempt import Attempt
+from .errors import Conflict, DarkroomError, InvalidRequest, LostRace, ServiceFault
+from .logs import logger
+from .request import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from .engine import Engine
+    from .request import GenerationRequest
+    from .settings import Settings
+    from .storage import TaskStore
+    from .taskqueue import Message, TaskQueue
+
+
+class Claims:
+    """Reads and writes records on behalf of one process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: TaskStore,
+        queue: TaskQueue,
+        *,
+        worker: str,
+        now: Callable[[], datetime],
+        new_id: Callable[[], str],
+        new_seed: Callable[[], int],
+    ) -> None:
+        self._settings, self._store, self._queue, self._worker = settings, store, queue, worker
+        self._now, self._new_id, self._new_seed = now, new_id, new_seed
+        self._keep = timedelta(days=settings.retention_days)
+        self._lease = timedelta(seconds=settings.lease)
+
+    def claim(
+        self, task_id: str, request: GenerationRequest, message: Message, engine: Engine, deadline: float
+    ) -> Attempt:
+        """Raises Finished, Held, Conflict, or LostRace when another worker was faster."""
+        now, card = self._now(), engine.card
+        stored = self._store.read(task_id)
+        if stored is None:
+            record = tasks.create(task_id, request, self._new_seed(), message.sent_at(now), self._keep)
+        else:
+            record = tasks.Record.from_json(stored.body)
+            if not record.asks_for(request):
+                raise Conflict(f"the task_id {task_id} names another request")
+        # Its own name for each claim: no two of them are the same bytes, so one of two at the same moment loses.
+        owner = f"{self._worker}/{self._new_id()}"
+        claimed = tasks.claim(
+            record,
+            lease=tasks.Lease(owner=owner, expires_at=now + self._lease, message_id=message.message_id),
+            now=now,
+            request=card.resolve(record.request or request),
+            model=tasks.ModelRef(id=card.id, revision=card.revision, pipeline=card.pipeline, dtype=card.dtype),
+        )
+        if stored is None:
+            self._store.index(record)
+            stored = self._store.create(claimed)
+        else:
+            stored = self._store.change(stored, claimed)
+        # A crash from here on leaves ``processing`` with a lease that runs out; the message comes back by itself.
+        return Attempt(
+            self._store,
+            self._queue,
+            self._settings,
+            self._now,
+            stored=stored,
+            record=claimed,
+            message=message,
+            deadline=deadline,
+        )
+
+    def reject(self, task_id: str, fault: DarkroomError, request: GenerationRequest | None) -> None:
+        """Writes a failed record where the sender looks for it: a new one, or the task's own where it waits for just
+        this ``request`` (taken before the model was known, say). Another task's record is never touched.
+        """
+        logger.warning("refused", task_id=task_id, code=fault.code, fault=fault.message)
+        stored = self._store.read(task_id)
+        if stored is None:
+            record = tasks.reject(task_id, fault, self._now(), self._keep)
+            self._store.index(record)
+            self._store.create(record)
+            return
+        record = tasks.Record.from_json(stored.body)
+        if request is None or not record.asks_for(request) or record.status != "pending":
+            logger.info("the refused message names a task of its own way", task_id=task_id, status=record.status)
+            return
+        self._store.change(stored, tasks.fail(record, now=self._now(), fault=fault))
+
+    def park(self, message: Message) -> None:
+        """Without a model: the task gets a pending record, so that whoever asks for it learns that it waits."""
+        parsed = parse(message.body)
+        task_id = parsed.task_id or message.message_id
+        try:
+            if self._store.read(task_id) is None:
+                asked_at = message.sent_at(self._now())
+                record = tasks.create(task_id, parsed.accept(), self._new_seed(), asked_at, self._keep)
+                self._store.index(record)
+                self._store.create(record)
+        except (InvalidRequest, LostRace, ServiceFault) as fault:
+            # The message comes back, and with it all of this.
+            logger.info("not recorded yet", task_id=task_id, fault=fault.message)

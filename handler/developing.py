@@ -1,0 +1,129 @@
+"""From an attempt to its end: the picture developed, uploaded and committed, or what went wrong written down."""
+
+from __future__ import annotations
+
+import errno
+import time
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from . import tasks
+from .errors import DarkroomError, Internal, LostRace, PipelineRefused, Suspended, WorkerBroken
+from .logs import logger
+from .storage import image_key
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from .attempt import Attempt
+    from .engine import Developed, EncodedImage, Engine
+    from .pipeline import Pipeline
+    from .storage import TaskStore
+
+DISK_GONE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+
+
+class Developing:
+    """What a process does with the attempts that it holds."""
+
+    def __init__(self, store: TaskStore, pipeline: Pipeline) -> None:
+        self._store, self._pipeline = store, pipeline
+
+    def develop(self, attempt: Attempt, engine: Engine, began: float, place: ExitStack) -> None:
+        """To a terminal record, and returns; or to a released one, and raises why.
+
+        ``began`` (time.perf_counter) is when the attempt did; ``place`` holds the engine's place. Raises LostRace when
+        the task is another's by now, else a retryable fault: Suspended, WorkerBroken, Internal, ServiceFault, TimedOut.
+        """
+        try:
+            self._complete(attempt, engine, began, place)
+        except LostRace:
+            raise
+        except Suspended as fault:
+            _save(attempt)
+            attempt.release(fault)
+            raise
+        except DarkroomError as fault:
+            self._give_up(attempt, fault)
+        except (TypeError, ValueError) as fault:
+            # A stock pipeline's own check of its arguments: no other try would end otherwise.
+            logger.exception("the pipeline refused", task_id=attempt.record.task_id)
+            self._give_up(attempt, PipelineRefused(f"the pipeline refused the request: {fault}"))
+        except Exception as fault:
+            logger.exception("the pipeline broke", task_id=attempt.record.task_id)
+            self._give_up(attempt, _named(fault))
+
+    def _complete(self, attempt: Attempt, engine: Engine, began: float, place: ExitStack) -> None:
+        request = attempt.record.request
+        if request is None:
+            raise Internal("a claimed record has a request")
+        developed = engine.develop(request, attempt, attempt.checkpoint())
+        place.close()  # encoding and upload need no place: the next task starts meanwhile
+        encoding = time.perf_counter()
+        encoded = engine.encode(developed, request)
+        uploading = time.perf_counter()
+        images = [self._upload(attempt, index, image) for index, image in enumerate(encoded)]
+        ended = time.perf_counter()
+        cold = self._pipeline.take_cold_start()
+        timings = _timings(
+            attempt.record,
+            developed,
+            load=engine.load_seconds if cold else 0.0,
+            encode=uploading - encoding,
+            upload=ended - uploading,
+            total=ended - began,
+        )
+        attempt.complete(images, timings, batch_size=developed.batch_size, cold_start=cold)
+        logger.info("completed", task_id=attempt.record.task_id, seconds=timings.total)
+
+    def _upload(self, attempt: Attempt, index: int, image: EncodedImage) -> tasks.Image:
+        key = image_key(attempt.record.task_id, attempt.record.attempt, index, image.extension)
+        self._store.put_image(key, image.body, image.content_type)
+        return tasks.Image(
+            key=key,
+            seed=image.seed,
+            width=image.width,
+            height=image.height,
+            content_type=image.content_type,
+            bytes=len(image.body),
+            sha256=sha256(image.body).hexdigest(),
+        )
+
+    def _give_up(self, attempt: Attempt, fault: DarkroomError) -> None:
+        """A permanent fault ends the task; a passing one, or one of this worker, gives it back."""
+        if not fault.retryable:
+            attempt.fail(fault)
+            logger.warning("failed", task_id=attempt.record.task_id, code=fault.code, fault=fault.message)
+            return
+        if isinstance(fault, WorkerBroken):
+            _save(attempt)
+        attempt.release(fault)
+        raise fault
+
+
+def _save(attempt: Attempt) -> None:
+    """Without a checkpoint the task starts anew: slower, and no reason to keep it from others."""
+    try:
+        logger.info("saved", task_id=attempt.record.task_id, bytes=attempt.save())
+    except Exception as fault:
+        logger.warning("not saved", task_id=attempt.record.task_id, fault=f"{type(fault).__name__}: {fault}")
+
+
+def _named(fault: Exception) -> DarkroomError:
+    if isinstance(fault, OSError) and fault.errno in DISK_GONE:
+        return WorkerBroken(f"the worker's disk: {fault.strerror}")
+    return Internal(f"the pipeline broke: {type(fault).__name__}: {fault}")
+
+
+def _timings(record: tasks.Record, developed: Developed, *, load: float, **clocked: float) -> tasks.Timings:
+    started = record.started_at or record.created_at
+    waited = (started - record.created_at).total_seconds()
+    seconds = {
+        "queue": max(0.0, waited - load),
+        "load": min(load, waited),
+        "text": developed.text,
+        "denoise": developed.denoise,
+        "decode": developed.decode,
+        **clocked,
+    }
+    return tasks.Timings(**{name: round(value, 4) for name, value in seconds.items()})

@@ -1,0 +1,143 @@
+"""The doctor: finds tasks that nobody will come for any more, and what was left lying; mends it where told to.
+
+It reads the bucket's listing, and records only where the listing is suspicious, so that a round over a million
+finished tasks costs a request for a thousand keys. What it does is safe at any moment and as often as one likes: moves
+are conditional, and a message too many meets a task that is held or terminal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import tasks
+from .errors import LostRace, Refused
+from .logs import logger
+from .settings import Settings
+from .storage import TaskStore
+from .taskqueue import TaskQueue
+from .world import utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from .storage import Stored, Traces
+    from .taskqueue import Backlog
+
+Kind = Literal["pending without a message", "processing without a worker", "images without a record", "old checkpoint"]
+ORPHANED_AFTER = timedelta(days=1)
+"""Age at which images that no record names, and checkpoints of ended tasks, are nobody's."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``since`` is when it was last touched; ``mended`` whether it was, in this round."""
+
+    kind: Kind
+    task_id: str
+    since: datetime
+    mended: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"since": self.since.isoformat()}
+
+
+class Doctor:
+    """One bucket and its queue."""
+
+    def __init__(
+        self, settings: Settings, store: TaskStore, queue: TaskQueue, *, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._store, self._queue, self._now = store, queue, now
+        self._stuck_after = timedelta(seconds=settings.stuck_after)
+
+    def examine(self, *, fix: bool) -> list[Finding]:
+        """All that is wrong, mended where ``fix``. Raises ServiceFault; what was mended before it stays mended."""
+        backlog = self._queue.backlog()
+        findings: list[Finding] = []
+        for traces in self._store.survey():
+            for finding in self._examine(traces, backlog, fix=fix):
+                logger.warning("found", **finding.to_json())
+                findings.append(finding)
+        return findings
+
+    def _examine(self, traces: Traces, backlog: Backlog, *, fix: bool) -> Iterator[Finding]:
+        if _looks_completed(traces):
+            return
+        stored = self._store.read(traces.task_id)
+        if stored is None:
+            yield from self._leftovers(traces, set(), fix=fix)
+            return
+        record = tasks.Record.from_json(stored.body)
+        if record.status in tasks.TERMINAL:
+            yield from self._leftovers(traces, {image.key for image in record.images}, fix=fix)
+        else:
+            yield from self._stuck(stored, record, backlog, fix=fix)
+
+    def _stuck(self, stored: Stored, record: tasks.Record, backlog: Backlog, *, fix: bool) -> Iterator[Finding]:
+        now = self._now()
+        if record.status == "processing" and record.lease is not None:
+            since = record.lease.expires_at
+            # Its message should be back by now: hidden for a lease at most, or for the queue's own time under Lambda.
+            if now - since > self._stuck_after:
+                mended = fix and self._send(stored, record, tasks.expire)
+                yield Finding("processing without a worker", record.task_id, since, mended)
+            return
+        since = record.queued_at or record.created_at
+        lost = timedelta(seconds=backlog.retention) if not backlog.empty else self._stuck_after
+        if now - since > max(lost, self._stuck_after):
+            mended = fix and self._send(stored, record, tasks.requeue)
+            yield Finding("pending without a message", record.task_id, since, mended)
+
+    def _send(self, stored: Stored, record: tasks.Record, move: Callable[..., tasks.Record]) -> bool:
+        """Record first: of two doctors one sends. A crash between leaves the task to a later round."""
+        if record.request is None:
+            return False
+        try:
+            self._store.change(stored, move(record, now=self._now()))
+        except (LostRace, Refused):
+            return False  # somebody came for it after all
+        self._queue.send(record.request.message(record.task_id))
+        return True
+
+    def _leftovers(self, traces: Traces, named: set[str], *, fix: bool) -> Iterator[Finding]:
+        """Images of attempts that lost their task, and checkpoints that nobody resumes: deleted once they are old."""
+        before = self._now() - ORPHANED_AFTER
+        orphans = {key: at for key, at in traces.images.items() if key not in named and at < before}
+        if orphans:
+            if fix:
+                for key in orphans:
+                    self._store.delete_image(key)
+            yield Finding("images without a record", traces.task_id, min(orphans.values()), fix)
+        if traces.checkpoint is not None and traces.checkpoint < before:
+            if fix:
+                self._store.delete_checkpoint(traces.task_id)
+            yield Finding("old checkpoint", traces.task_id, traces.checkpoint, fix)
+
+
+def _looks_completed(traces: Traces) -> bool:
+    """One set of images and a record that was written after it: the commit mark."""
+    if traces.recorded_at is None or traces.checkpoint is not None or len(traces.attempts) != 1:
+        return False
+    return traces.recorded_at >= max(traces.images.values())
+
+
+def build(settings: Settings) -> Doctor:
+    """The doctor with its real surroundings."""
+    return Doctor(settings, TaskStore(settings), TaskQueue(settings))
+
+
+@cache
+def _warm() -> Doctor:
+    settings = Settings.load()
+    logger.setLevel(settings.log_level)
+    return build(settings)
+
+
+def handle(_event: dict[str, Any], _context: Any) -> dict[str, Any]:
+    """The Lambda handler, for a schedule's events: mends what it finds."""
+    findings = _warm().examine(fix=True)
+    return {"found": len(findings), "mended": sum(finding.mended for finding in findings)}
