@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROMPT ?= a red apple on a blue background
 MINISTACK := .venv-ministack
+AWSCLI := .venv-awscli
 
 .PHONY: run serve test test-emulators infra chaos lint check bench clean
 
@@ -21,8 +22,8 @@ test-emulators: $(VENV)/installed $(MINISTACK)/installed
 	$(BIN)/pytest tests -m "contract or emulators" --ministack $(MINISTACK)/bin/python
 
 # The templates: linted, deployed on moto and MiniStack, their permissions held against what the handlers do.
-infra: $(VENV)/installed $(MINISTACK)/installed
-	$(BIN)/pytest tests/infra -m infra --ministack $(MINISTACK)/bin/python
+infra: $(VENV)/installed $(MINISTACK)/installed $(AWSCLI)/installed
+	$(BIN)/pytest tests/infra -m infra --ministack $(MINISTACK)/bin/python --awscli $(AWSCLI)/bin/aws
 
 # Minutes: hundreds of rounds of tasks that meet, stop and go, and a worker's memory over 500 tasks.
 chaos: $(VENV)/installed
@@ -50,5 +51,11 @@ $(MINISTACK)/installed: Makefile
 	$(MINISTACK)/bin/pip install --quiet ministack==1.5.33
 	touch $@
 
+# The README's commands are run with the real command line, which pins its botocore and so lives apart.
+$(AWSCLI)/installed: Makefile
+	$(PYTHON) -m venv $(AWSCLI)
+	$(AWSCLI)/bin/pip install --quiet awscli==1.46.3
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(MINISTACK) pictures build *.egg-info
+	rm -rf $(VENV) $(MINISTACK) $(AWSCLI) pictures build *.egg-info

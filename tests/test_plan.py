@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,9 +13,7 @@ from handler.cli import app
 from handler.errors import InvalidRequest
 from handler.plan import PRICES, Plan, Speed, measured, plans, prices
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+README = (Path(__file__).parent.parent / "README.md").read_text()
 FREE: dict[str, Any] = dict.fromkeys(("lambda_request", "api_request", "s3_put", "s3_get", "sqs_request"), 0.0)
 TABLE = {**FREE, "lambda_gb_second": {"x86_64": 0.0}, "hosts": {"gpu": 1.0}}
 
@@ -73,6 +72,18 @@ def test_a_result_tells_its_speed(tmp_path: Path) -> None:
     assert "2.50 s an image" in done.stdout
     with pytest.raises(InvalidRequest, match="not that of a completed task"):
         measured({**result, "timings": None})
+
+
+def test_the_readmes_table_is_what_the_command_says() -> None:
+    lines = README.partition("### What it costs")[2].partition("### ")[0].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
+    assert len(rows) == 7
+    options: list[str] = []
+    for _, shown, host, seconds, dollars in rows:
+        options = options if shown == "the same" else shown.strip("`").split()
+        done = CliRunner().invoke(app, ["plan", "--rate", "1000", *options, "--json"])
+        (one,) = [plan for plan in json.loads(done.stdout) if plan["host"] == host]
+        assert (f"{one['seconds']:.2f}", f"${one['dollars_a_thousand']:.2f}") == (seconds, dollars)
 
 
 def test_one_source_of_seconds() -> None:

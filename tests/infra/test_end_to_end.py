@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import ssl
@@ -159,9 +158,6 @@ def test_without_a_key_nothing(caller: Caller) -> None:
         assert Caller(caller.aws, caller.api, "not-a-key").ask(method, path)[0] == 403
 
 
-@pytest.mark.xfail(
-    not importlib.util.find_spec("handler.deadletter"), reason="handler.deadletter is being written", strict=True
-)
 def test_poison_ends_as_failed(caller: Caller, running: Stack) -> None:
     status, _ = caller.ask("POST", "/generate", {"prompt": POISON, "task_id": "poisoned", "num_inference_steps": 2})
     assert status == 202

@@ -93,7 +93,9 @@ def test_the_names_are_the_other_stacks() -> None:
 
 def test_spot_shares_add_up() -> None:
     for share in BODY["Parameters"]["SpotShare"]["AllowedValues"]:
-        hosts = Template(BODY, {"SpotShare": share, "ImageUri": EXAMPLES["ImageUri"][0]}).resources()["Hosts"]["Properties"]["MixedInstancesPolicy"]
+        hosts = Template(BODY, {"SpotShare": share, "ImageUri": EXAMPLES["ImageUri"][0]}).resources()["Hosts"][
+            "Properties"
+        ]["MixedInstancesPolicy"]
         assert hosts["InstancesDistribution"]["OnDemandPercentageAboveBaseCapacity"] + int(share) == 100
 
 
@@ -131,7 +133,7 @@ def test_ministack_makes_workers(workers: Stack, stack: Stack) -> None:
     (container,) = task["containerDefinitions"]
     told = {one["name"]: one["value"] for one in container["environment"]}
     assert (told["BUCKET"], told["QUEUE_URL"]) == (stack.outputs["Bucket"], stack.outputs["QueueUrl"])
-    assert container["stopTimeout"] == 120
+    assert container["stopTimeout"] == 120 >= float(told["SHUTDOWN_GRACE"]) + 5
     assert container["readonlyRootFilesystem"] is True
     log = resources["Log"]["Properties"]
     assert same(log, READERS["AWS::Logs::LogGroup"](workers.aws, workers.physical["Log"], log))
