@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 from botocore.config import Config
@@ -59,7 +59,7 @@ class Aws:
 
 @cache
 def _client(endpoint: str, certificate: str, keys: tuple[tuple[str, str], ...], service: str) -> Any:
-    session = boto3.Session(region_name=REGION, **dict(keys))
+    session: Any = boto3.Session(region_name=REGION, **cast("dict[str, Any]", dict(keys)))
     config = Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 2})
     return session.client(service, endpoint_url=endpoint, verify=certificate or None, config=config)
 
@@ -84,11 +84,11 @@ class Stack:
 def deploy(
     aws: Aws,
     name: str,
+    parameters: Mapping[str, str] | None = None,
     *,
     file: str = "template.yaml",
     body: dict[str, Any] | None = None,
     look: bool = True,
-    **parameters: str,
 ) -> Stack:
     """Creates the stack from the file as it is, or from ``body`` where one is given. Raises Refused.
 
@@ -96,8 +96,7 @@ def deploy(
     """
     text = json.dumps(body) if body else (INFRA / file).read_text()
     known = body or read(file)
-    if "ImageUri" in known["Parameters"]:
-        parameters.setdefault("ImageUri", EXAMPLES["ImageUri"][0])
+    parameters = {"ImageUri": EXAMPLES["ImageUri"][0], **(parameters or {})}
     cloudformation = aws.client("cloudformation")
     began = time.monotonic()
     cloudformation.create_stack(

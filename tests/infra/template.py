@@ -24,7 +24,7 @@ ABSENT = object()
 """What ``AWS::NoValue`` becomes; the property around it disappears."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML with ``!Ref`` and the like, turned into their long forms."""
 
     def tagged(self, tag: str, node: yaml.Node) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def test_ministack_makes_what_the_template_says(stack: Stack) -> None:
 
 
 def test_ministack_makes_it_with_other_parameters(mini: Aws) -> None:
-    other = deploy(mini, "otherwise", Alarms="false", **OTHERWISE)
+    other = deploy(mini, "otherwise", {"Alarms": "false", **OTHERWISE})
     assert differences(other) == (set(), MINISTACK_DROPS | MINISTACK_DROPS_OTHERWISE)
     other.delete()
 
@@ -88,7 +88,7 @@ def test_ministack_refuses_alarms_over_metric_math_and_makes_the_others(mini: Aw
         assert refused.value.reasons.keys() == {name}
         mini.client("cloudformation").delete_stack(StackName="refused")
     rest = {**body, "Resources": {name: one for name, one in body["Resources"].items() if name not in math}}
-    alarmed = deploy(mini, "alarmed", body=rest, AlarmEmail="somebody@example.com")
+    alarmed = deploy(mini, "alarmed", {"AlarmEmail": "somebody@example.com"}, body=rest)
     assert differences(alarmed) == (set(), MINISTACK_DROPS)
     alarmed.delete()
 

@@ -71,8 +71,8 @@ def fetch(aws: Aws, what: urllib.request.Request | str) -> tuple[int, bytes]:
 
 @pytest.fixture(scope="module")
 def running(mini: Aws) -> Iterator[Stack]:
-    parameters = {"GenerateTimeout": "60", "UrlLifetime": str(URL_LIFETIME), "Lease": "15"}
-    stack = deploy(mini, "running", body=shimmed(), Alarms="false", MaxBatch="2", **parameters)
+    parameters = {"GenerateTimeout": "60", "UrlLifetime": str(URL_LIFETIME), "Lease": "15", "MaxBatch": "2"}
+    stack = deploy(mini, "running", {"Alarms": "false", **parameters}, body=shimmed())
     yield stack
     stack.delete()
 

@@ -120,7 +120,7 @@ def workers(mini: Aws, stack: Stack) -> Stack:
         "Ami": "/tests/ami",
         "KmsKeyArn": EXAMPLES["KmsKeyArn"][0],
     }
-    return deploy(mini, "gpu", body={**BODY, "Resources": kept}, **parameters)
+    return deploy(mini, "gpu", parameters, body={**BODY, "Resources": kept})
 
 
 def test_ministack_makes_workers(workers: Stack, stack: Stack) -> None:

@@ -16,9 +16,10 @@ from handler.generate import Generate
 from handler.local.aws import EmbeddedAws, create_resources
 from handler.settings import Settings
 from handler.status import Status
-from handler.storage import TaskStore, fetch_model
+from handler.storage import TaskStore
 from handler.submit import Submit
 from handler.taskqueue import TaskQueue
+from handler.weights import fetch_model
 from tests.ministack import ministack_server
 from tests.support import PlainEngine, answer_of, http_event, sqs_event
 
@@ -94,7 +95,7 @@ def test_the_whole_path_under_its_roles_on_ministack(stack: Stack) -> None:
 
 def test_the_whole_path_under_its_roles_on_moto() -> None:
     with guarded() as (aws, guard):
-        stack = deploy(aws, "guarded", GenerateOnLambda="false")  # a mapping that is on would swallow the messages
+        stack = deploy(aws, "guarded", {"GenerateOnLambda": "false"})  # a mapping that is on would swallow the messages
         iam = aws.client("iam")
         for role in ROLES:  # moto keeps CloudFormation's policies in a form that its IAM cannot read
             name = stack.physical[role]
@@ -194,7 +195,7 @@ def test_without_tls_nothing(request: pytest.FixtureRequest) -> None:
     """The bucket's and the queues' own policies: what works with TLS does not without it."""
     with ministack_server(request.config.getoption("--ministack")) as (url, _):
         plain = Aws(url)
-        stack = deploy(plain, "plain", look=False, Alarms="false")
+        stack = deploy(plain, "plain", {"Alarms": "false"}, look=False)
         role = plain.assume(stack.physical["GenerateRole"])
         where = {"Bucket": stack.outputs["Bucket"], "Key": "tasks/a/status.json"}
         assert refused(role, "s3", "put_object", Body=b"{}", **where)
@@ -207,7 +208,7 @@ def test_a_model_in_s3_is_fetched_under_the_role(mini: Aws, tmp_path: Path) -> N
     s3.create_bucket(Bucket="models")
     for name in ("turbo/model_index.json", "turbo/unet/weights", "turbo-secret/weights", "else"):
         s3.put_object(Bucket="models", Key=f"sd/{name}", Body=name.encode())
-    modelled = deploy(mini, "modelled", Alarms="false", ModelInS3="models/sd/turbo")
+    modelled = deploy(mini, "modelled", {"Alarms": "false", "ModelInS3": "models/sd/turbo"})
     with acting(modelled, mini.assume(modelled.physical["GenerateRole"])) as settings:
         folder, _ = fetch_model("s3://models/sd/turbo", replace(settings, cache_dir=str(tmp_path)))
         assert (folder / "unet/weights").read_bytes() == b"turbo/unet/weights"
