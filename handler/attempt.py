@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RESERVE = 5.0
 """Seconds before a deadline that are kept for saving a checkpoint and giving the task back."""
 TAIL = 1.0
-"""Seconds for what follows the last step: decoding, encoding, upload, commit."""
+"""Seconds for what follows the last step (decoding, encoding, upload), until a task of this process has shown it."""
 
 
 class Attempt:
@@ -53,6 +53,7 @@ class Attempt:
         self._lock = threading.Lock()
         self._stop: DarkroomError | None = None
         self._finish_by: float | None = None
+        self.tail = TAIL
         self._hidden_at = now()
         self._saved_at = time.monotonic()
         self._progress: tasks.Progress | None = None
@@ -83,10 +84,10 @@ class Attempt:
                 raise TimedOut("not one step fits into what is left of this invocation")
             raise Suspended("the next step does not fit into this invocation")
         measured = step > self._pace.first
-        left = seconds * (steps - step) + TAIL
+        left = seconds * (steps - step) + self.tail
         if self._finish_by is not None and (not measured or time.monotonic() + left > self._finish_by):
             raise Suspended("the worker stops")
-        eta = seconds * (steps - step) if measured else None
+        eta = left if measured else None
         self._progress = tasks.Progress(step=step, steps=steps, fraction=step / steps, eta_seconds=eta)
 
     def wind_up(self, finish_by: float) -> None:

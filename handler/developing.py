@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from . import tasks
+from .attempt import TAIL
 from .errors import DarkroomError, Internal, LostRace, PipelineRefused, Suspended, WorkerBroken
 from .logs import logger
 from .storage import image_key
@@ -28,6 +29,7 @@ class Developing:
 
     def __init__(self, store: TaskStore, pipeline: Pipeline) -> None:
         self._store, self._pipeline = store, pipeline
+        self._tail = TAIL
 
     def develop(self, attempt: Attempt, engine: Engine, began: float, place: ExitStack) -> None:
         """To a terminal record, and returns; or to a released one, and raises why.
@@ -57,6 +59,7 @@ class Developing:
         request = attempt.record.request
         if request is None:
             raise Internal("a claimed record has a request")
+        attempt.tail = self._tail
         developed = engine.develop(request, attempt, attempt.checkpoint())
         place.close()  # encoding and upload need no place: the next task starts meanwhile
         encoding = time.perf_counter()
@@ -64,6 +67,8 @@ class Developing:
         uploading = time.perf_counter()
         images = [self._upload(attempt, index, image) for index, image in enumerate(encoded)]
         ended = time.perf_counter()
+        # Of the last tasks more than of the first ones, which came cold.
+        self._tail = (self._tail + developed.decode + ended - encoding) / 2
         cold = self._pipeline.take_cold_start()
         timings = _timings(
             attempt.record,
