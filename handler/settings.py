@@ -91,6 +91,7 @@ class Settings:
     aws_endpoint_url: str = _setting("", "Another AWS, such as an emulator; unset means the real one")
     aws_profile: str = _setting("", "Profile of `~/.aws/config` to take credentials and region from")
     aws_ec2_metadata_service_endpoint: str = _setting("http://169.254.169.254", "Where EC2's metadata is asked for")
+    ecs_agent_uri: str = _setting("", "Set by ECS: the worker then asks not to be scaled in while it is busy")
     ecs_container_metadata_uri_v4: str = _setting(
         "", "Set by ECS: the worker looks there whether its own task is to stop"
     )
