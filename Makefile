@@ -25,9 +25,14 @@ test-emulators: $(VENV)/installed $(MINISTACK)/installed
 infra: $(VENV)/installed $(MINISTACK)/installed $(AWSCLI)/installed
 	$(BIN)/pytest tests/infra -m infra --ministack $(MINISTACK)/bin/python --awscli $(AWSCLI)/bin/aws
 
-# Minutes: hundreds of rounds of tasks that meet, stop and go, and a worker's memory over 500 tasks.
+# Minutes: hundreds of rounds of tasks that meet, stop and go, a worker's memory over 500 tasks, the life of a task under
+# any interleaving, and three workers under kills and injected faults. With SEED or TASKS only the last, with these.
 chaos: $(VENV)/installed
+ifeq ($(SEED)$(TASKS),)
 	$(BIN)/pytest tests/chaos -m chaos -s
+else
+	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --tasks $(or $(TASKS),300)
+endif
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -36,6 +37,7 @@ from .errors import (
 )
 from .heartbeat import Heartbeat
 from .logs import logger
+from .metrics import Meter
 from .pipeline import Pipeline
 from .request import parse
 from .settings import Settings
@@ -61,6 +63,15 @@ class Back(Exception):
     """The message goes back to the queue; when it will be seen again is already set."""
 
 
+@dataclass
+class _Delivery:
+    """A message as it came this time. ``tries`` counts the faults that its task has met, this one included."""
+
+    message: Message
+    deadline: float
+    tries: int
+
+
 class Generate:
     """Serves the messages of one warm process."""
 
@@ -82,9 +93,10 @@ class Generate:
         self._claims = Claims(settings, store, queue, worker=worker, now=now, new_id=new_id, new_seed=new_seed)
         self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3), chance)
         self._pipeline = Pipeline(settings, store, load, now)
-        self._developing = Developing(store, self._pipeline)
+        self._developing = Developing(store, self._pipeline, Meter(settings))
         # Kept from one event to the next: OpenMP keeps memory for every thread that there ever was.
         self._threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
+        self._log_prompts = settings.log_prompts
         self._stopping = False
         self.broken: WorkerBroken | None = None
         self.on_broken: Callable[[], None] = self.suspend
@@ -100,7 +112,7 @@ class Generate:
 
         async def serve(record: SQSRecord) -> None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, self._serve, message_of(record), deadline)
+            await loop.run_in_executor(self._threads, self._serve_logged, message_of(record), deadline)
 
         processor = AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
         return dict(async_process_partial_response(event, serve, processor, context))
@@ -119,40 +131,51 @@ class Generate:
         self._stopping = True
         self._heartbeat.abandon()
 
+    def _serve_logged(self, message: Message, deadline: float) -> None:
+        """Every line that this thread logs meanwhile names the message, its trace and, once claimed, the task."""
+        logger.thread_safe_append_keys(message_id=message.message_id, trace_id=message.trace)
+        try:
+            self._serve(message, deadline)
+        finally:
+            logger.thread_safe_clear_keys()
+
     def _serve(self, message: Message, deadline: float) -> None:
+        # Until the record tells: received as often as this, though some of it was waiting for somebody else.
+        delivery = _Delivery(message, deadline, int(message.attributes.get("ApproximateReceiveCount", 1)))
         try:
             engine = self.engine()
         except ModelUnavailable as fault:
             self._claims.park(message)
-            self._back(message, fault)
+            self._back(delivery, fault)
         for _ in range(3):
             if self._stopping:
-                self._back(message, Suspended("the worker stops"), after=0)
+                self._back(delivery, Suspended("the worker stops"), after=0)
             try:
-                self._once(message, engine, deadline)
+                self._once(delivery, engine)
                 return
             except LostRace as lost:
                 # Somebody moved the record: read it again and decide anew. Usually it is finished, or held.
                 logger.info("the record moved", message_id=message.message_id, fault=lost.message)
             except Held as held:
-                self._leave_to(held, message)
+                self._leave_to(held, delivery)
                 return
             except WorkerBroken as fault:
                 self._break(fault)
-                self._back(message, fault, after=0)
+                self._back(delivery, fault, after=0)
             except DarkroomError as fault:
-                self._back(message, fault)
+                self._back(delivery, fault)
             except Back:
                 raise
             except Exception as fault:
                 logger.exception("unexpected fault", message_id=message.message_id)
-                self._back(message, Internal(f"unexpected fault: {type(fault).__name__}"))
-        self._back(message, ServiceFault("the record keeps moving"))
+                self._back(delivery, Internal(f"unexpected fault: {type(fault).__name__}"))
+        self._back(delivery, ServiceFault("the record keeps moving"))
 
-    def _once(self, message: Message, engine: Engine, deadline: float) -> None:
+    def _once(self, delivery: _Delivery, engine: Engine) -> None:
         """One reading of the message, to a terminal record or a task put back. Raises LostRace, Held, and retryable
         faults.
         """
+        message = delivery.message
         parsed = parse(message.body, engine.card)
         task_id = parsed.task_id or message.message_id
         try:
@@ -160,13 +183,17 @@ class Generate:
             with ExitStack() as place:
                 place.enter_context(engine.place())
                 began = time.perf_counter()
-                attempt = self._claims.claim(task_id, request, message, engine, deadline)
+                attempt = self._claims.claim(task_id, request, message, engine, delivery.deadline)
+                logger.thread_safe_append_keys(task_id=task_id, attempt=attempt.record.attempt)
+                if self._log_prompts:
+                    logger.info("claimed", prompt=request.prompt, negative_prompt=request.negative_prompt)
+                delivery.tries = 1 + attempt.record.faults
                 with self._heartbeat.watching(attempt):
                     self._developing.develop(attempt, engine, began, place)
         except Suspended as fault:
             # A message of its own, not this one given back: a task that outlasts many hosts must not look like poison.
             # A crash before the send leaves this message; one after it makes two, and one claim.
-            self._queue.send(request.message(task_id))
+            self._queue.send(request.message(task_id), trace=message.trace)
             logger.info("suspended", task_id=task_id, reason=fault.message)
         except InvalidRequest as fault:
             self._claims.reject(task_id, fault, parsed.request)
@@ -175,9 +202,10 @@ class Generate:
         except Finished as fault:
             logger.info("nothing to do", task_id=task_id, fault=fault.message)
 
-    def _leave_to(self, held: Held, message: Message) -> None:
+    def _leave_to(self, held: Held, delivery: _Delivery) -> None:
+        message = delivery.message
         if held.message_id in {None, message.message_id}:
-            self._back(message, held, after=(held.until - self._now()).total_seconds() + 1)
+            self._back(delivery, held, after=(held.until - self._now()).total_seconds() + 1)
         # The holder's own message is in the queue until the task has ended, so this one is not needed.
         logger.info("a duplicate", message_id=message.message_id, held_by=held.message_id)
 
@@ -188,10 +216,10 @@ class Generate:
             logger.critical("this worker is broken", fault=fault.message)
             self.on_broken()
 
-    def _back(self, message: Message, fault: DarkroomError, after: float | None = None) -> NoReturn:
+    def _back(self, delivery: _Delivery, fault: DarkroomError, after: float | None = None) -> NoReturn:
         """Gives the message back, after longer at each time unless ``after`` (seconds) is known."""
-        received = int(message.attributes.get("ApproximateReceiveCount", 1))
-        longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(received - 1, 10))
+        message = delivery.message
+        longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(delivery.tries - 1, 10))
         # From half of it to all of it: messages that met the same fault together do not come back together.
         delay = longest * (0.5 + 0.5 * self._chance()) if after is None else after
         cause = str(fault.__cause__) if fault.__cause__ else None

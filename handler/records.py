@@ -132,6 +132,11 @@ class Record(Contract):
     def from_json(cls, body: bytes) -> Record:
         return cls.model_validate_json(body)
 
+    @property
+    def faults(self) -> int:
+        """How many attempts ended by a passing fault."""
+        return sum(one.outcome == "released" for one in self.attempts)
+
     def asks_for(self, request: GenerationRequest) -> bool:
         """Whether ``request`` is this task's own: as its caller sent it, or with seed and defaults resolved, as it is
         sent again.

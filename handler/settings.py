@@ -85,6 +85,10 @@ class Settings:
     stop_file: str = _setting("", "A file whose appearance stops the worker as SIGTERM does")
     spot_notices: bool = _setting(False, "`1` on EC2 spot instances: the worker looks for interruption notices")
     retention_days: int = _setting(30, "Days until a task's `expires_at`", least=1, most=3650)
+    log_prompts: bool = _setting(False, "`1`: prompts are logged; without it no line of the log holds any")
+    metrics: bool = _setting(
+        False, "`1`: metrics in CloudWatch's embedded format on stdout, where CloudWatch Logs finds them"
+    )
     log_level: str = _setting("INFO", "Least level of the JSON log", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
     cache_dir: str = _setting("/tmp/darkroom", "Where models from S3 are kept on this machine")  # noqa: S108
     aws_region: str = _setting("", "Region; as everywhere in AWS, `AWS_DEFAULT_REGION` or the profile's otherwise")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import obstore
 from obstore.exceptions import PermissionDeniedError
 
-from .errors import LostRace, NotFound
+from .errors import LostRace, NotFound, ServiceFault
 from .s3 import connect, translated
 from .world import TASK_ID
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 HEALTH_KEY = "health/model.json"
 FAR_FUTURE_MS = 9_999_999_999_999
 """Index keys count down from it (to the year 2286), because S3 lists in ascending order only."""
+TRY_AGAIN_WITHIN = 5.0
+"""Seconds: a write that took longer to fail was slow, or tried again by obstore; its task's lease goes on meanwhile."""
 CURSOR = re.compile(rf"\d{{13}}-{TASK_ID}")
 
 
@@ -223,8 +225,10 @@ class TaskStore:
         """A conditional put.
 
         Refused, it looks again: its own bytes there mean that the write was done and only the answer was lost (the
-        client's retry then meets it as a 412); nothing there means a 409, S3's word for writes at the same moment.
+        next try then meets it as a 412); nothing there means a 409, S3's word for writes at the same moment. That is
+        why it may try again where obstore does not: a connection that broke tells not whether S3 acted.
         """
+        began = time.monotonic()
         for pause in (0.05, 0.2, 0.8, None):
             try:
                 with translated("write the record"):
@@ -236,6 +240,10 @@ class TaskStore:
                 if there is not None and there.body == body:
                     return there
                 if there is not None or mode != "create" or pause is None:
+                    raise
+                time.sleep(pause)
+            except ServiceFault:
+                if pause is None or time.monotonic() - began > TRY_AGAIN_WITHIN:
                     raise
                 time.sleep(pause)
         raise AssertionError("the last round returns or raises")

@@ -216,6 +216,27 @@ def test_what_a_model_cannot_merge_is_not_merged() -> None:
         engine.close()
 
 
+def test_two_tasks_that_miss_each_other_are_tried_again() -> None:
+    """On a busy machine one may be done before the other begins, which says nothing about merging."""
+    pipe, card = load(Settings(dtype="float32"))
+    engine = PipelineEngine(pipe, card, Compute())
+    run, late = engine.run, [True]
+
+    def sometimes_late(call: dict[str, Any], *others: Any) -> Any:
+        if call["prompt"] == "b" and threading.current_thread().name == "proof" and late:
+            late.pop()
+            threading.Event().wait(2)
+        return run(call, *others)
+
+    vars(engine)["run"] = sometimes_late
+    try:
+        settle(engine, Settings(max_batch=2))
+        assert not late
+        assert engine.forwards.merging
+    finally:
+        engine.close()
+
+
 def test_capacity_is_a_setting(engine: PipelineEngine) -> None:
     assert engine.forwards.merging
     own = engine.capacity

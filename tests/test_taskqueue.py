@@ -44,6 +44,14 @@ def test_a_message_comes_back_when_its_time_is_over(queue: TaskQueue) -> None:
     assert len(queue.receive(wait=3)) == 1
 
 
+def test_a_receiver_says_how_long_it_holds_a_message(queue: TaskQueue) -> None:
+    """Not for the queue's own time, which is 30 seconds here."""
+    queue.send("a")
+    assert len(queue.receive(wait=1, hidden=1)) == 1
+    assert queue.receive(wait=0) == []
+    assert len(queue.receive(wait=3)) == 1
+
+
 def test_a_deleted_message_is_gone(queue: TaskQueue) -> None:
     queue.send("a")
     (message,) = queue.receive(wait=1)

@@ -27,6 +27,8 @@ SLOW_FORWARD = 0.5
 ROUNDING = {"float32": 1 / 255, "float16": 16 / 255, "bfloat16": 32 / 255}
 """Largest difference of a pixel (0 to 1) that a type's rounding explains after the few steps of the proof."""
 STEPS = 3
+MEETINGS = 4
+"""Tries to draw two tasks together."""
 
 
 class _Unwatched:
@@ -45,6 +47,12 @@ def settle(engine: PipelineEngine, settings: Settings) -> None:
     pair = [request, request.model_copy(update={"prompt": "b", "seed": 1})]
     alone = [_draw(engine, one) for one in pair]
     worst = prove(engine, pair, alone)
+    for _ in range(MEETINGS - 1):
+        if worst != float("inf"):
+            break
+        # On a busy machine the first may be done before the second begins: that proves nothing, and would cost this
+        # worker its merging for life.
+        worst = prove(engine, pair, alone)
     allowed = ROUNDING[engine.card.dtype]
     if worst > allowed:
         engine.forwards.merging = False

@@ -1,0 +1,185 @@
+"""Workers as whole processes on one queue: started, killed by real signals, replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Mapping
+
+    from .proxy import Proxy
+    from .witness import Witness
+
+ROOT = Path(__file__).parents[2]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Three workers share two cores; and the zygote must not have a second thread when it forks."""
+STOPS_WITHIN = 30.0
+"""Seconds from SIGTERM to the end of a worker: a long poll, what is left of a forward, and some retries."""
+ANYONE = 0.1
+"""Share of the signals that do not look for a worker with tasks in hand: they also meet one that loads or waits."""
+
+
+class Zygote:
+    """The warm parent, see zygote.py."""
+
+    def __init__(self) -> None:
+        inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.zygote"],
+            cwd=ROOT,
+            env={**inherited, **ONE_THREAD, "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._ended = threading.Condition()
+        self._statuses: dict[int, int] = {}
+        threading.Thread(target=self._listen, name="zygote", daemon=True).start()
+        assert self._answers.get(timeout=120)["ready"]
+
+    def start(self, module: str, environ: Mapping[str, str], log: Path) -> int:
+        """Returns the pid of a new process that runs ``module``'s main."""
+        order = json.dumps({"module": module, "environ": dict(environ), "log": str(log)})
+        assert self._process.stdin
+        self._process.stdin.write(order.encode() + b"\n")
+        self._process.stdin.flush()
+        return int(self._answers.get(timeout=30)["pid"])
+
+    def status(self, pid: int, timeout: float = 0.0) -> int | None:
+        """The exit status (negative: ended by that signal), or None while the process lives."""
+        with self._ended:
+            self._ended.wait_for(lambda: pid in self._statuses, timeout)
+            return self._statuses.get(pid)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+
+    def _listen(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            told = json.loads(line)
+            if "status" in told:
+                with self._ended:
+                    self._statuses[told["pid"]] = told["status"]
+                    self._ended.notify_all()
+            else:
+                self._answers.put(told)
+
+
+@dataclass
+class Member:
+    """One worker process."""
+
+    who: str
+    pid: int
+    log: Path
+    signalled: int = 0
+    signalled_at: float = 0.0
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A signal that was sent, and the tasks (with the attempt) that the worker held then."""
+
+    at: float
+    signal: int
+    who: str
+    held: Mapping[str, int] = field(default_factory=dict)
+
+
+class Fleet:
+    """``size`` workers, always: one that was killed is replaced at once, as ECS or a spot fleet would."""
+
+    def __init__(
+        self, size: int, zygote: Zygote, proxy: Proxy, witness: Witness, environ: Mapping[str, str], folder: Path
+    ) -> None:
+        self._zygote, self._proxy, self._witness = zygote, proxy, witness
+        self._environ, self._folder = environ, folder
+        self.members: list[Member] = []
+        self.kills: list[Kill] = []
+        self.violations: list[str] = []
+        for _ in range(size):
+            self._start()
+
+    @property
+    def serving(self) -> list[Member]:
+        return [one for one in self.members if not one.signalled]
+
+    def strike(self, draw: random.Random) -> bool:
+        """Sends SIGKILL or SIGTERM to a worker, if there is one to choose. The replacement starts at once."""
+        held = {one.who: self._witness.held_by(one.who) for one in self.serving}
+        anyone = draw.random() < ANYONE
+        choice = [one for one in self.serving if anyone or held[one.who]]
+        if not choice:
+            return False
+        member = draw.choice(choice)
+        name = draw.choice((signal.SIGKILL, signal.SIGTERM))
+        self.kills.append(Kill(time.time(), name, member.who, self._witness.held_by(member.who)))
+        self._signal(member, name)
+        self._start()
+        return True
+
+    def look(self) -> None:
+        """Notes who has ended, and who should not have or should have by now."""
+        for one in self.members:
+            if one.status is not None:
+                continue
+            one.status = self._zygote.status(one.pid)
+            if one.status is None:
+                if one.signalled and time.time() - one.signalled_at > STOPS_WITHIN:
+                    self.violations.append(f"{one.who} did not stop within {STOPS_WITHIN:.0f} s of signal")
+                    self._signal(one, signal.SIGKILL)
+            elif one.signalled == signal.SIGTERM and one.status != 0:
+                self.violations.append(f"{one.who} exited {one.status} after SIGTERM")
+            elif not one.signalled:
+                self.violations.append(f"{one.who} exited {one.status} by itself")
+                self._start()
+
+    def stop(self) -> None:
+        """Ends all with SIGTERM."""
+        for one in self.serving:
+            self._signal(one, signal.SIGTERM)
+        until = time.time() + STOPS_WITHIN + 5
+        while time.time() < until and any(one.status is None for one in self.members):
+            self.look()
+            time.sleep(0.05)
+
+    def read_logs(self) -> None:
+        """No injected fault is an error of the handlers: what they log as one, or die of, would be tried again and
+        hidden by the very retries that are proven here.
+        """
+        for one in self.members:
+            for line in one.log.read_text().splitlines() if one.log.exists() else []:
+                if line.startswith("Traceback") or '"level":"ERROR"' in line:
+                    self.violations.append(f"{one.who} logged {line[:300]}")
+
+    def _start(self) -> None:
+        who = f"worker-{len(self.members) + 1}"
+        log = self._folder / f"{who}.log"
+        environ = {**self._environ, "AWS_ENDPOINT_URL": self._proxy.door(who)}
+        pid = self._zygote.start("handler.__main__", environ, log)
+        self._witness.pids[who] = pid
+        self.members.append(Member(who, pid, log))
+
+    def _signal(self, member: Member, name: int) -> None:
+        member.signalled, member.signalled_at = name, time.time()
+        # The zygote has not reaped it, or it would have a status: the pid is still its own.
+        if self._zygote.status(member.pid) is None:
+            os.kill(member.pid, name)
