@@ -60,9 +60,12 @@ def test_the_commands_in_their_order(request: pytest.FixtureRequest) -> None:
         }
 
         def shell(lines: list[str]) -> str:
-            # Its SQS commands go to AWS all the same unless told on the command line.
+            # A second between them: it names its change sets by the second.
+            # Its SQS commands go to AWS all the same, unless told on the command line.
             here = f'aws() {{ command aws --endpoint-url {url} "$@"; }}'
-            script = "\n".join(["set -euo pipefail", here, *lines])
+            script = "\n".join(["set -euo pipefail", here, *lines]).replace(
+                "\naws cloudformation deploy", "\nsleep 1\naws cloudformation deploy"
+            )
             done = subprocess.run(
                 ["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False
             )
