@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 PROMPT ?= a red apple on a blue background
 MINISTACK := .venv-ministack
 AWSCLI := .venv-awscli
+IMAGE_BASE := localhost/base:bookworm
+DEBIAN := build/debian-packages
 
-.PHONY: run serve test test-emulators infra chaos lint check bench clean
+.PHONY: run serve test test-emulators infra test-image image image-base chaos lint check bench clean
 
 run: $(VENV)/installed
 	$(BIN)/darkroom invoke "$(PROMPT)" --out pictures
@@ -24,6 +26,24 @@ test-emulators: $(VENV)/installed $(MINISTACK)/installed
 # The templates: linted, deployed on moto and MiniStack, their permissions held against what the handlers do.
 infra: $(VENV)/installed $(MINISTACK)/installed $(AWSCLI)/installed
 	$(BIN)/pytest tests/infra -m infra --ministack $(MINISTACK)/bin/python --awscli $(AWSCLI)/bin/aws
+
+# Builds darkroom:latest with docker, podman or buildah, whichever works here; infra/image.sh lists what it takes.
+image:
+	infra/image.sh
+
+# For machines that reach no container registry: a base image out of Debian packages, then make image BASE=$(IMAGE_BASE).
+image-base: $(DEBIAN)
+	infra/image-base.sh $(IMAGE_BASE)
+
+# Builds the image and runs its container, as root. Installs the Debian packages buildah and debootstrap where they are
+# missing, and fetches AWS's runtime emulator out of the wheel of aws-sam-cli into build/.
+test-image: $(VENV)/installed $(DEBIAN)
+	$(BIN)/pytest tests/image -m image -o faulthandler_timeout=600 # the build alone takes minutes
+
+$(DEBIAN):
+	command -v buildah && command -v debootstrap || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends buildah debootstrap; }
+	mkdir -p build && touch $@
 
 # Minutes: hundreds of rounds of tasks that meet, stop and go, a worker's memory over 500 tasks, the life of a task under
 # any interleaving, and three workers under kills and injected faults. With SEED or TASKS only the last, with these.

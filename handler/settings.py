@@ -83,6 +83,9 @@ class Settings:
         900.0, "Seconds without a move after which `doctor` looks at a task", least=60, most=14 * 24 * 3600
     )
     stop_file: str = _setting("", "A file whose appearance stops the worker as SIGTERM does")
+    alive_file: str = _setting(
+        "", "A file that the worker touches every few seconds; `python -m handler.alive` looks at it"
+    )
     spot_notices: bool = _setting(False, "`1` on EC2 spot instances: the worker looks for interruption notices")
     retention_days: int = _setting(30, "Days until a task's `expires_at`", least=1, most=3650)
     log_prompts: bool = _setting(False, "`1`: prompts are logged; without it no line of the log holds any")

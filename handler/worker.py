@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import deadletter, generate
+from . import alive, deadletter, generate
 from .errors import ModelUnavailable, ServiceFault
 from .logs import logger
 from .notices import Notices
@@ -56,6 +56,7 @@ class Worker:
         self, app: Generate, queue: TaskQueue, settings: Settings, *, poll_seconds: int = POLL_SECONDS
     ) -> None:
         self._app, self._queue, self._grace = app, queue, settings.shutdown_grace
+        self._alive_file = settings.alive_file
         self._stop = threading.Event()
         # Hidden for no longer than a lease at a time: when this process is killed, both end together.
         self._poller = Poller(queue, self._stop, hidden=settings.lease, wait=poll_seconds)
@@ -137,9 +138,11 @@ class Worker:
         return None
 
     def _wait_for_place(self) -> int:
-        """The number of free places, once there is one; 0 when it is time to stop."""
+        """The number of free places, once there is one; 0 when it is time to stop. Shows that it is alive meanwhile."""
         with self._free:
-            self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity)
+            alive.touch(self._alive_file)
+            while not self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity, POLL_SECONDS):
+                alive.touch(self._alive_file)
             return 0 if self._stop.is_set() else self._capacity - self._running
 
     def _serve(self, message: Message) -> None:

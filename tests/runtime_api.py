@@ -1,4 +1,4 @@
-"""Lambda's Runtime API for one invocation (protocol: AWS Lambda developer guide, "Using the Lambda runtime API")."""
+"""Lambda's Runtime API (protocol: AWS Lambda developer guide, "Using the Lambda runtime API")."""
 
 from __future__ import annotations
 
@@ -9,27 +9,38 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class RuntimeApi:
-    """A context manager: hands out ``event`` once, then lets the runtime wait; keeps what it answers."""
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Silent: a runtime that is killed resets its connections."""
 
-    def __init__(self, event: dict[str, object]) -> None:
+
+class RuntimeApi:
+    """A context manager: hands out events one by one, lets the runtime wait in between; keeps what it answers."""
+
+    def __init__(self, *events: dict[str, object]) -> None:
         self._answers: queue.Queue[str] = queue.Queue()
-        self._over = threading.Event()
-        events = [json.dumps(event).encode()]
-        answers, over = self._answers, self._over
+        self._asked = threading.Event()
+        # None: it is over. Each event with the seconds that the function has for it.
+        self._events: queue.Queue[tuple[dict[str, object], float] | None] = queue.Queue()
+        for event in events:
+            self.send(event)
+        answers, waiting, asked = self._answers, self._events, self._asked
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             wbufsize = -1  # or headers and body leave apart, and each call waits for a delayed acknowledgement
 
             def do_GET(self) -> None:
-                if not events:
-                    over.wait(60)
+                asked.set()
+                found = waiting.get()
+                if found is None:
+                    waiting.put(None)  # for the next one that waits
                     return
-                body = events.pop()
+                event, seconds = found
+                body = json.dumps(event).encode()
                 self.send_response(200)
                 self.send_header("Lambda-Runtime-Aws-Request-Id", "request-1")
-                self.send_header("Lambda-Runtime-Deadline-Ms", str(int(time.time() * 1000) + 60_000))
+                self.send_header("Lambda-Runtime-Deadline-Ms", str(int((time.time() + seconds) * 1000)))
                 self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:1:function:f")
                 self.send_header("Lambda-Runtime-Trace-Id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700")
                 self.send_header("Content-Type", "application/json")
@@ -46,7 +57,7 @@ class RuntimeApi:
             def log_message(self, *_: object) -> None:
                 """Silent."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property
@@ -61,6 +72,15 @@ class RuntimeApi:
             "AWS_LAMBDA_LOG_STREAM_NAME": "s",
         }
 
+    def send(self, event: dict[str, object], seconds: float = 60.0) -> None:
+        """The next invocation, and the seconds until its deadline."""
+        self._events.put((event, seconds))
+
+    def wait_asked(self, timeout: float) -> None:
+        """Returns when the runtime has asked for its first event: its init is over. Raises TimeoutError."""
+        if not self._asked.wait(timeout):
+            raise TimeoutError("the runtime never asked for an event")
+
     def answer(self, timeout: float) -> str:
         """What the function answered, or its error as JSON. Raises queue.Empty after ``timeout`` seconds."""
         return self._answers.get(timeout=timeout)
@@ -70,7 +90,7 @@ class RuntimeApi:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._events.put(None)
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

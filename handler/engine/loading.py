@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..card import TUTORIAL, Defaults, Limits, ModelCard
 from ..errors import DarkroomError, ModelUnavailable
-from ..health import CARD_FILE
+from ..health import CARD_FILE, baked_card
 from ..logs import logger
 from ..settings import provide
 from ..weights import fetch_model
@@ -62,8 +62,10 @@ def load(settings: Settings) -> tuple[Any, ModelCard]:
 
 
 def _load(settings: Settings) -> tuple[Any, ModelCard]:
-    source, revision = settings.model_source, settings.model_revision or None
-    if source.startswith("s3://"):
+    source = settings.model_source
+    # An image has its model under the model's own name in the working folder, with the revision on its card.
+    revision = settings.model_revision or (baked_card(settings) or {}).get("revision")
+    if source.startswith("s3://") and not Path(source).is_dir():
         folder, revision = fetch_model(source, settings)
         source = str(folder)
     device = pick_device(settings.device)

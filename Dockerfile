@@ -1,0 +1,70 @@
+# One image for both hosts: Lambda's runtime client where AWS_LAMBDA_RUNTIME_API is set, else the worker.
+# `make image` builds it; `--target gpu` is the same with torch for CUDA.
+ARG BASE=python:3.11-slim
+
+# --- Whatever builds stays in these stages -------------------------------------------------------------------------
+FROM ${BASE} AS tools
+WORKDIR /src
+# pip lives in an environment of its own, so that nothing has to be taken out of the one that is shipped.
+RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/venv
+COPY pyproject.toml infra/constraints.txt infra/install.sh infra/slim.sh ./
+
+# Two secrets that need not be there: a pip configuration (mirrors) and a bundle of certificate authorities.
+FROM tools AS packages
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN --mount=type=secret,id=pip --mount=type=secret,id=ca sh install.sh cpu "${TORCH_INDEX}" && sh slim.sh
+
+FROM tools AS packages-gpu
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
+RUN --mount=type=secret,id=pip --mount=type=secret,id=ca sh install.sh gpu "${TORCH_INDEX}" && sh slim.sh
+
+FROM tools AS app
+COPY README.md LICENSE ./
+COPY handler handler
+RUN --mount=type=secret,id=pip --mount=type=secret,id=ca sh install.sh app /opt/darkroom
+
+# Always with torch for the CPU: the card is read off the pipeline's code, not off a device.
+FROM packages AS model
+ARG MODEL_ID=
+ARG MODEL_REVISION=
+COPY --from=app /opt/darkroom /opt/darkroom
+COPY infra/bake.py ./
+RUN --mount=type=bind,target=/context --mount=type=secret,id=ca --mount=type=secret,id=hf_token \
+    --mount=type=secret,id=aws,target=/root/.aws/credentials --mount=type=cache,target=/var/cache/models \
+    PYTHONPATH=/opt/darkroom /opt/venv/bin/python bake.py /context /opt/weights /var/cache/models
+
+# --- What is shipped -----------------------------------------------------------------------------------------------
+FROM ${BASE} AS runtime
+ARG MODEL_ID=
+ARG MODEL_REVISION=
+# Only /tmp can be written, under Lambda and on a read-only root alike. USER, because Lambda's own has no name and
+# torch asks for one. Bytecode is there already and nobody could write it. The hub is never asked: the weights are baked.
+ENV PATH=/opt/venv/bin:${PATH} \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    USER=darkroom \
+    XDG_CACHE_HOME=/tmp/cache \
+    HF_HOME=/tmp/huggingface \
+    HF_HUB_OFFLINE=1 \
+    MODEL_ID=${MODEL_ID} \
+    MODEL_REVISION=${MODEL_REVISION} \
+    ALIVE_FILE=/tmp/alive
+# A baked model lies here under its own name: MODEL_ID is looked for as a folder first.
+WORKDIR /opt/darkroom
+# For the worker; Lambda, ECS and Kubernetes have checks of their own and may run the same command.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "handler.alive"]
+ENTRYPOINT ["python", "-m", "handler"]
+
+FROM runtime AS gpu
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=packages-gpu /opt/venv /opt/venv
+COPY --from=model /opt/weights /opt/darkroom
+COPY --from=app /opt/darkroom /opt/darkroom
+USER 10001:10001
+
+FROM runtime AS cpu
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=model /opt/weights /opt/darkroom
+COPY --from=app /opt/darkroom /opt/darkroom
+USER 10001:10001
