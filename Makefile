@@ -4,10 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROMPT ?= a red apple on a blue background
 MINISTACK := .venv-ministack
+AWSCLI := .venv-awscli
 IMAGE_BASE := localhost/base:bookworm
 DEBIAN := build/debian-packages
 
-.PHONY: run serve test test-emulators test-image image image-base chaos lint check bench clean
+.PHONY: run serve test test-emulators infra test-image image image-base chaos lint check bench clean
 
 run: $(VENV)/installed
 	$(BIN)/darkroom invoke "$(PROMPT)" --out pictures
@@ -21,6 +22,10 @@ test: $(VENV)/installed
 # Installs MiniStack, an AWS emulator that checks signatures and serves real races, into an environment of its own.
 test-emulators: $(VENV)/installed $(MINISTACK)/installed
 	$(BIN)/pytest tests -m "contract or emulators" --ministack $(MINISTACK)/bin/python
+
+# The templates: linted, deployed on moto and MiniStack, their permissions held against what the handlers do.
+infra: $(VENV)/installed $(MINISTACK)/installed $(AWSCLI)/installed
+	$(BIN)/pytest tests/infra -m infra --ministack $(MINISTACK)/bin/python --awscli $(AWSCLI)/bin/aws
 
 # Builds darkroom:latest with docker, podman or buildah, whichever works here; infra/image.sh lists what it takes.
 image:
@@ -71,5 +76,11 @@ $(MINISTACK)/installed: Makefile
 	$(MINISTACK)/bin/pip install --quiet ministack==1.5.33
 	touch $@
 
+# The README's commands are run with the real command line, which pins its botocore and so lives apart.
+$(AWSCLI)/installed: Makefile
+	$(PYTHON) -m venv $(AWSCLI)
+	$(AWSCLI)/bin/pip install --quiet awscli==1.46.3
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(MINISTACK) pictures build *.egg-info
+	rm -rf $(VENV) $(MINISTACK) $(AWSCLI) pictures build *.egg-info

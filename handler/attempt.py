@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RESERVE = 5.0
 """Seconds before a deadline that are kept for saving a checkpoint and giving the task back."""
 TAIL = 1.0
-"""Seconds for what follows the last step: decoding, encoding, upload, commit."""
+"""Seconds for what follows the last step (decoding, encoding, upload), until a task of this process has shown it."""
 
 
 class Attempt:
@@ -53,6 +53,8 @@ class Attempt:
         self._lock = threading.Lock()
         self._stop: DarkroomError | None = None
         self._finish_by: float | None = None
+        self.tail = TAIL
+        self._step = self._saved_step = 0
         self._hidden_at = now()
         self._saved_at = time.monotonic()
         self._progress: tasks.Progress | None = None
@@ -69,13 +71,15 @@ class Attempt:
         """The engine's observer. Raises LostRace once the task is no longer this attempt's, Suspended when it has to
         stop for its host's sake.
         """
+        self._step = step
         if self._stop is not None:
             raise self._stop
         lease = self.record.lease
         if lease is not None and lease.expires_at <= self._now():
             # Signs of life failed for a whole lease: another worker may already have the task.
             raise LostRace("the lease ran out while S3 could not be reached")
-        self._pace = self._pace or Pace(step)
+        if self._pace is None:
+            self._pace, self._saved_step = Pace(step), step
         seconds = self._pace.step_seconds(step)
         if time.monotonic() + seconds + RESERVE > self._deadline:
             if step == self._pace.first:
@@ -83,10 +87,10 @@ class Attempt:
                 raise TimedOut("not one step fits into what is left of this invocation")
             raise Suspended("the next step does not fit into this invocation")
         measured = step > self._pace.first
-        left = seconds * (steps - step) + TAIL
+        left = seconds * (steps - step) + self.tail
         if self._finish_by is not None and (not measured or time.monotonic() + left > self._finish_by):
             raise Suspended("the worker stops")
-        eta = seconds * (steps - step) if measured else None
+        eta = left if measured else None
         self._progress = tasks.Progress(step=step, steps=steps, fraction=step / steps, eta_seconds=eta)
 
     def wind_up(self, finish_by: float) -> None:
@@ -112,6 +116,11 @@ class Attempt:
             except DarkroomError as fault:
                 logger.warning("not given back: the lease has to run out", task_id=task_id, fault=fault.message)
 
+    @property
+    def unsaved(self) -> int:
+        """Steps that this attempt computed and no checkpoint holds."""
+        return max(0, self._step - self._saved_step)
+
     def checkpoint(self) -> bytes:
         """What an earlier attempt left behind; costs a request only where there was one."""
         return self._store.read_checkpoint(self.record.task_id) if self._may_have_checkpoint else b""
@@ -121,7 +130,9 @@ class Attempt:
         body = self._running.snapshot() if self._running else b""
         if body:
             self._may_have_checkpoint = True
+            step = self._step
             self._store.put_checkpoint(self.record.task_id, body)
+            self._saved_step = step
         return len(body)
 
     def beat(self) -> None:

@@ -9,6 +9,7 @@ from . import tasks
 from .attempt import Attempt
 from .errors import Conflict, DarkroomError, InvalidRequest, LostRace, ServiceFault
 from .logs import logger
+from .metrics import Meter
 from .request import parse
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Claims:
     ) -> None:
         self._settings, self._store, self._queue, self._worker = settings, store, queue, worker
         self._now, self._new_id, self._new_seed = now, new_id, new_seed
+        self._meter = Meter(settings)
         self._keep = timedelta(days=settings.retention_days)
         self._lease = timedelta(seconds=settings.lease)
 
@@ -89,12 +91,14 @@ class Claims:
             record = tasks.reject(task_id, fault, self._now(), self._keep)
             self._store.index(record)
             self._store.create(record)
+            self._meter.failed(fault.code)
             return
         record = tasks.Record.from_json(stored.body)
         if request is None or not record.asks_for(request) or record.status != "pending":
             logger.info("the refused message names a task of its own way", task_id=task_id, status=record.status)
             return
         self._store.change(stored, tasks.fail(record, now=self._now(), fault=fault))
+        self._meter.failed(fault.code)
 
     def park(self, message: Message) -> None:
         """Without a model: the task gets a pending record, so that whoever asks for it learns that it waits."""

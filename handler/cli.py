@@ -223,6 +223,44 @@ def schema() -> None:
 
 
 @app.command()
+def plan(
+    rate: Annotated[float, typer.Option(min=0.001, help="Images an hour")],
+    steps: Annotated[int, typer.Option(min=1, max=200, help="Denoising steps")] = 20,
+    step_seconds: Annotated[float | None, typer.Option(min=0, help="Seconds of one image's step, measured")] = None,
+    other_seconds: Annotated[float, typer.Option(min=0, help="Seconds of all the rest of an image")] = 0.0,
+    result: Annotated[
+        Path | None, typer.Option("--from", exists=True, help="A result (status --json) to take steps and seconds from")
+    ] = None,
+    memory: Annotated[int, typer.Option(min=128, max=10240, help="MB of the Lambda function")] = 3008,
+    on: Annotated[
+        str, typer.Option(help="Only hosts whose names begin so; a step takes a time of its own on each")
+    ] = "",
+    prices: Annotated[Path | None, typer.Option(exists=True, help="Another price file")] = None,
+    as_json: Json = False,
+) -> None:
+    """Workers, seconds and dollars for so many images an hour, from measured step times and dated list prices."""
+    from dataclasses import asdict
+
+    from . import plan as planning
+
+    if (step_seconds is None) == (result is None):
+        raise typer.BadParameter("give --step-seconds or --from FILE, one of them")
+    table = planning.prices(prices or planning.PRICES)
+    speed = planning.Speed(step_seconds or 0.0, other_seconds)
+    if result is not None:
+        speed, steps = planning.measured(json.loads(result.read_text()))
+    every = planning.plans(rate, steps, speed, table, memory=memory)
+    made = [one for one in every if one.host.lower().startswith(on.lower())]
+    if as_json:
+        return typer.echo(json.dumps([asdict(one) for one in made]))
+    typer.echo(f"{rate:g} images an hour of {steps} steps; prices of {table['date']}, {table['region']}")
+    for one in made:
+        dollars = f"${one.dollars_an_hour:.2f} an hour  ${one.dollars_a_thousand:.2f} for 1,000"
+        typer.echo(f"{one.host:<24}{one.seconds:7.2f} s an image  {one.workers:3} workers  {dollars}")
+    return None
+
+
+@app.command()
 def card(model: ModelOption = None) -> None:
     """Loads the model and prints its card, to be written next to the weights as model_card.json."""
     from .engine.running import start

@@ -15,6 +15,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from . import tasks
 from .errors import Conflict, DarkroomError, Finished, Held, RetriesExhausted, ServiceFault
 from .logs import logger
+from .metrics import Meter
 from .request import parse
 from .settings import Settings
 from .storage import TaskStore
@@ -44,6 +45,7 @@ class DeadLetters:
     ) -> None:
         """``queue`` is the dead-letter queue; without it a message that has to wait does so for that queue's time."""
         self._store, self._queue, self._now, self._new_seed = store, queue, now, new_seed
+        self._meter = Meter(settings)
         self._keep = timedelta(days=settings.retention_days)
 
     def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -82,6 +84,7 @@ class DeadLetters:
                 raise Conflict(f"the task_id {task_id} names another request")
             self._store.change(stored, tasks.exhaust(record, now=self._now()))
         # A crash from here on leaves the message: it meets a terminal record.
+        self._meter.failed("RETRIES_EXHAUSTED")
         logger.error("given up", task_id=task_id)
 
     def _unheard_of(self, task_id: str, parsed: Parsed, message: Message) -> tasks.Record:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from . import tasks
+from .attempt import TAIL
 from .errors import DarkroomError, Internal, LostRace, PipelineRefused, Suspended, WorkerBroken
 from .logs import logger
 from .storage import image_key
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from .attempt import Attempt
     from .engine import Developed, EncodedImage, Engine
+    from .metrics import Meter
     from .pipeline import Pipeline
     from .storage import TaskStore
 
@@ -26,8 +28,9 @@ DISK_GONE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 class Developing:
     """What a process does with the attempts that it holds."""
 
-    def __init__(self, store: TaskStore, pipeline: Pipeline) -> None:
-        self._store, self._pipeline = store, pipeline
+    def __init__(self, store: TaskStore, pipeline: Pipeline, meter: Meter) -> None:
+        self._store, self._pipeline, self._meter = store, pipeline, meter
+        self._tail = TAIL
 
     def develop(self, attempt: Attempt, engine: Engine, began: float, place: ExitStack) -> None:
         """To a terminal record, and returns; or to a released one, and raises why.
@@ -38,9 +41,11 @@ class Developing:
         try:
             self._complete(attempt, engine, began, place)
         except LostRace:
+            self._meter.wasted(attempt.unsaved)
             raise
         except Suspended as fault:
             _save(attempt)
+            self._meter.wasted(attempt.unsaved)
             attempt.release(fault)
             raise
         except DarkroomError as fault:
@@ -57,6 +62,7 @@ class Developing:
         request = attempt.record.request
         if request is None:
             raise Internal("a claimed record has a request")
+        attempt.tail = self._tail
         developed = engine.develop(request, attempt, attempt.checkpoint())
         place.close()  # encoding and upload need no place: the next task starts meanwhile
         encoding = time.perf_counter()
@@ -64,6 +70,8 @@ class Developing:
         uploading = time.perf_counter()
         images = [self._upload(attempt, index, image) for index, image in enumerate(encoded)]
         ended = time.perf_counter()
+        # Of the last tasks more than of the first ones, which came cold.
+        self._tail = (self._tail + developed.decode + ended - encoding) / 2
         cold = self._pipeline.take_cold_start()
         timings = _timings(
             attempt.record,
@@ -74,6 +82,7 @@ class Developing:
             total=ended - began,
         )
         attempt.complete(images, timings, batch_size=developed.batch_size, cold_start=cold)
+        self._meter.completed(attempt.record, developed)
         logger.info("completed", task_id=attempt.record.task_id, seconds=timings.total)
 
     def _upload(self, attempt: Attempt, index: int, image: EncodedImage) -> tasks.Image:
@@ -93,10 +102,12 @@ class Developing:
         """A permanent fault ends the task; a passing one, or one of this worker, gives it back."""
         if not fault.retryable:
             attempt.fail(fault)
+            self._meter.failed(fault.code)
             logger.warning("failed", task_id=attempt.record.task_id, code=fault.code, fault=fault.message)
             return
         if isinstance(fault, WorkerBroken):
             _save(attempt)
+        self._meter.wasted(attempt.unsaved)
         attempt.release(fault)
         raise fault
 

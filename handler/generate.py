@@ -37,6 +37,7 @@ from .errors import (
 )
 from .heartbeat import Heartbeat
 from .logs import logger
+from .metrics import Meter
 from .pipeline import Pipeline
 from .request import parse
 from .settings import Settings
@@ -92,9 +93,10 @@ class Generate:
         self._claims = Claims(settings, store, queue, worker=worker, now=now, new_id=new_id, new_seed=new_seed)
         self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3), chance)
         self._pipeline = Pipeline(settings, store, load, now)
-        self._developing = Developing(store, self._pipeline)
+        self._developing = Developing(store, self._pipeline, Meter(settings))
         # Kept from one event to the next: OpenMP keeps memory for every thread that there ever was.
         self._threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
+        self._log_prompts = settings.log_prompts
         self._stopping = False
         self.broken: WorkerBroken | None = None
         self.on_broken: Callable[[], None] = self.suspend
@@ -110,7 +112,7 @@ class Generate:
 
         async def serve(record: SQSRecord) -> None:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._threads, self._serve, message_of(record), deadline)
+            await loop.run_in_executor(self._threads, self._serve_logged, message_of(record), deadline)
 
         processor = AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
         return dict(async_process_partial_response(event, serve, processor, context))
@@ -128,6 +130,14 @@ class Generate:
         """
         self._stopping = True
         self._heartbeat.abandon()
+
+    def _serve_logged(self, message: Message, deadline: float) -> None:
+        """Every line that this thread logs meanwhile names the message, its trace and, once claimed, the task."""
+        logger.thread_safe_append_keys(message_id=message.message_id, trace_id=message.trace)
+        try:
+            self._serve(message, deadline)
+        finally:
+            logger.thread_safe_clear_keys()
 
     def _serve(self, message: Message, deadline: float) -> None:
         # Until the record tells: received as often as this, though some of it was waiting for somebody else.
@@ -174,13 +184,16 @@ class Generate:
                 place.enter_context(engine.place())
                 began = time.perf_counter()
                 attempt = self._claims.claim(task_id, request, message, engine, delivery.deadline)
+                logger.thread_safe_append_keys(task_id=task_id, attempt=attempt.record.attempt)
+                if self._log_prompts:
+                    logger.info("claimed", prompt=request.prompt, negative_prompt=request.negative_prompt)
                 delivery.tries = 1 + attempt.record.faults
                 with self._heartbeat.watching(attempt):
                     self._developing.develop(attempt, engine, began, place)
         except Suspended as fault:
             # A message of its own, not this one given back: a task that outlasts many hosts must not look like poison.
             # A crash before the send leaves this message; one after it makes two, and one claim.
-            self._queue.send(request.message(task_id))
+            self._queue.send(request.message(task_id), trace=message.trace)
             logger.info("suspended", task_id=task_id, reason=fault.message)
         except InvalidRequest as fault:
             self._claims.reject(task_id, fault, parsed.request)

@@ -88,12 +88,17 @@ class Settings:
     )
     spot_notices: bool = _setting(False, "`1` on EC2 spot instances: the worker looks for interruption notices")
     retention_days: int = _setting(30, "Days until a task's `expires_at`", least=1, most=3650)
+    log_prompts: bool = _setting(False, "`1`: prompts are logged; without it no line of the log holds any")
+    metrics: bool = _setting(
+        False, "`1`: metrics in CloudWatch's embedded format on stdout, where CloudWatch Logs finds them"
+    )
     log_level: str = _setting("INFO", "Least level of the JSON log", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
     cache_dir: str = _setting("/tmp/darkroom", "Where models from S3 are kept on this machine")  # noqa: S108
     aws_region: str = _setting("", "Region; as everywhere in AWS, `AWS_DEFAULT_REGION` or the profile's otherwise")
     aws_endpoint_url: str = _setting("", "Another AWS, such as an emulator; unset means the real one")
     aws_profile: str = _setting("", "Profile of `~/.aws/config` to take credentials and region from")
     aws_ec2_metadata_service_endpoint: str = _setting("http://169.254.169.254", "Where EC2's metadata is asked for")
+    ecs_agent_uri: str = _setting("", "Set by ECS: the worker then asks not to be scaled in while it is busy")
     ecs_container_metadata_uri_v4: str = _setting(
         "", "Set by ECS: the worker looks there whether its own task is to stop"
     )

@@ -22,6 +22,7 @@ from .errors import (
 )
 from .health import ModelHealth
 from .logs import logger
+from .metrics import Meter
 from .request import GenerationRequest, parse
 from .settings import Settings
 from .storage import TaskStore
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
 
 CANCEL_TRIES = 5
+TRACE = r"(Self=[^;]{1,64};)?Root=1-[0-9a-f]{8}-[0-9a-f]{24}(;[A-Za-z]{1,16}=[0-9A-Za-z:|]{1,64}){0,4}"
+"""An X-Ray tracing header. Another one SQS would refuse, and with it the message."""
 
 
 class Submit:
@@ -51,7 +54,7 @@ class Submit:
         new_id: Callable[[], str] = new_id,
         new_seed: Callable[[], int] = new_seed,
     ) -> None:
-        self._store, self._queue = store, queue
+        self._store, self._queue, self._meter = store, queue, Meter(settings)
         self._health = ModelHealth(store, settings, now)
         self._keep = timedelta(days=settings.retention_days)
         self._now, self._new_id, self._new_seed = now, new_id, new_seed
@@ -64,7 +67,12 @@ class Submit:
         @app.post("/generate")
         def generate() -> Response[str]:
             headers = app.current_event.headers
-            record = self.submit(body_of(app.current_event.raw_event), headers.get("Idempotency-Key"))
+            trace = headers.get("X-Amzn-Trace-Id", "")
+            record = self.submit(
+                body_of(app.current_event.raw_event),
+                headers.get("Idempotency-Key"),
+                trace=trace if fullmatch(TRACE, trace) else None,
+            )
             message = f"task {record.task_id} is {record.status}; ask for it at /results/{record.task_id}"
             return answer(202, {"task_id": record.task_id, "status": record.status, "message": message})
 
@@ -88,6 +96,7 @@ class Submit:
             try:
                 cancelled = tasks.cancel(record, now=self._now())
                 self._store.change(stored, cancelled)
+                self._meter.cancelled()
             except Finished as fault:
                 raise Conflict(fault.message) from fault
             except LostRace:
@@ -95,7 +104,7 @@ class Submit:
             return cancelled
         raise ServiceFault("the task keeps moving; cancel it again")
 
-    def submit(self, body: str | bytes, key: str | None = None) -> tasks.Record:
+    def submit(self, body: str | bytes, key: str | None = None, *, trace: str | None = None) -> tasks.Record:
         """The task's record: a new one, or the one that the same id and body made before.
 
         Raises ModelUnavailable, InvalidRequest, Conflict (the id names another request) and ServiceFault; after the
@@ -107,25 +116,25 @@ class Submit:
         card = ModelCard.model_validate(health["model"]) if health["model"] else None
         request = parse(body, card).accept()
         named = _task_id(request, key)
-        if named is not None and (record := self._existing(named, request)) is not None:
+        if named is not None and (record := self._existing(named, request, trace)) is not None:
             return record
-        return self._create(named or self._new_id(), request)
+        return self._create(named or self._new_id(), request, trace)
 
-    def _create(self, task_id: str, request: GenerationRequest) -> tasks.Record:
+    def _create(self, task_id: str, request: GenerationRequest, trace: str | None) -> tasks.Record:
         record = tasks.create(task_id, request, self._new_seed(), self._now(), self._keep)
         self._store.index(record)
         try:
             self._store.create(record)
         except LostRace:
-            existing = self._existing(task_id, request)
+            existing = self._existing(task_id, request, trace)
             if existing is None:
                 raise ServiceFault("the record came and went while it was written; submit again") from None
             return existing
         # A crash here leaves a pending record without a message: the same submission again sends it.
-        self._send(task_id, request)
+        self._send(task_id, request, trace)
         return record
 
-    def _existing(self, task_id: str, request: GenerationRequest) -> tasks.Record | None:
+    def _existing(self, task_id: str, request: GenerationRequest, trace: str | None) -> tasks.Record | None:
         stored = self._store.read(task_id)
         if stored is None:
             return None
@@ -134,12 +143,12 @@ class Submit:
             raise Conflict(f"task {task_id} exists with another request", [Fault("task_id", "names another request")])
         if record.status == "pending":
             # Whether the first message was sent is not known. A second one does no harm: one attempt claims the task.
-            self._send(task_id, request)
+            self._send(task_id, request, trace)
         return record
 
-    def _send(self, task_id: str, request: GenerationRequest) -> None:
+    def _send(self, task_id: str, request: GenerationRequest, trace: str | None) -> None:
         try:
-            self._queue.send(request.message(task_id))
+            self._queue.send(request.message(task_id), trace=trace)
         except ServiceFault as fault:
             again = f"submit it again with the task_id {task_id}"
             raise ServiceFault(f"task {task_id} is recorded but may not be queued: {again}") from fault

@@ -39,6 +39,11 @@ class Message:
     body: str
     attributes: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def trace(self) -> str | None:
+        """The X-Ray tracing header that came with it."""
+        return self.attributes.get("AWSTraceHeader")
+
     def sent_at(self, now: datetime) -> datetime:
         """When SQS took the message, ``now`` where it does not say: a task without a record has waited since then."""
         sent = self.attributes.get("SentTimestamp", "")
@@ -67,13 +72,22 @@ class TaskQueue:
         self.url = url or settings.require("queue_url").queue_url
         self._sqs = _connect(settings)
 
-    def send(self, body: str, delay: float = 0) -> str:
+    def send(self, body: str, delay: float = 0, *, trace: str | None = None) -> str:
         """Sends a message that appears after ``delay`` seconds (at most 900). Returns its MessageId.
+
+        ``trace`` is an X-Ray tracing header, which goes with the message.
 
         After a ServiceFault the message may have been sent all the same; a second one for the same task does no harm.
         """
         with _translated("send a message"):
-            sent = self._sqs.send_message(QueueUrl=self.url, MessageBody=body, DelaySeconds=min(round(delay), 900))
+            sent = self._sqs.send_message(
+                QueueUrl=self.url,
+                MessageBody=body,
+                DelaySeconds=min(round(delay), 900),
+                MessageSystemAttributes={"AWSTraceHeader": {"DataType": "String", "StringValue": trace}}
+                if trace
+                else {},
+            )
         if "MessageId" not in sent:
             # botocore takes an answer that was cut off for an empty one.
             raise ServiceFault("SQS failed to send a message: its answer is torn")

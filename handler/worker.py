@@ -19,6 +19,7 @@ from .errors import ModelUnavailable, ServiceFault
 from .logs import logger
 from .notices import Notices
 from .polling import POLL_SECONDS, Poller, serve_dead_letters
+from .protection import Protection
 from .settings import Settings
 from .taskqueue import TaskQueue, event_of
 
@@ -178,8 +179,11 @@ def main(settings: Settings | None = None) -> int:
     notices.start()
     if settings.dead_letter_url:
         serve_dead_letters(deadletter.build(settings), TaskQueue(settings, settings.dead_letter_url))
+    protection = Protection(settings, lambda: worker.busy)
+    protection.start()
     status = worker.run()
     notices.stop()
+    protection.stop()
     if worker.busy:
         # Neither the import of torch nor a pipeline in the middle of a step can be interrupted; nothing is held by now.
         sys.stderr.flush()

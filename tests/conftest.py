@@ -32,6 +32,7 @@ os.environ.update(CREDENTIALS)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ministack", metavar="PYTHON", help="run against the MiniStack installed for this interpreter")
+    parser.addoption("--awscli", metavar="AWS", help="the AWS command line to run the README's commands with")
 
 
 @pytest.fixture(scope="session")

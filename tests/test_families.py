@@ -22,7 +22,7 @@ from handler.engine import Developed
 from handler.engine.compute import Compute
 from handler.engine.loading import denoiser_name, describe
 from handler.engine.running import PipelineEngine
-from handler.errors import OutOfMemory
+from handler.errors import OutOfMemory, WorkerBroken
 from handler.settings import BUILT_IN_MODEL
 
 if TYPE_CHECKING:
@@ -366,6 +366,19 @@ def test_out_of_memory_together_splits_and_is_remembered(
             assert_right(outcome, family.stock(task))
     assert len(failures) == 1
     assert engine.forwards.count < engine.forwards.calls / 2
+
+
+@only_stable_diffusion
+@pytest.mark.parametrize("words", ["CUDA error: unspecified launch failure", "CUBLAS_STATUS_EXECUTION_FAILED"])
+def test_a_lost_device_is_the_workers_fault_and_no_tasks(
+    family: Family, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def lose(_: int) -> None:
+        raise RuntimeError(words)
+
+    interpose(monkeypatch, engine, lose)
+    for outcome in run_together(engine, [family.call(task) for task in TASKS[1:3]]):
+        assert isinstance(outcome, WorkerBroken)
 
 
 @only_stable_diffusion

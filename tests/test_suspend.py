@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler.errors import Conflict, NotFound
+from handler.errors import Conflict, NotFound, WorkerBroken
 from handler.generate import Generate
 from handler.taskqueue import event_of
 from handler.worker import Worker
@@ -284,3 +284,37 @@ def test_a_worker_ends_within_its_grace(
     assert worker.busy  # main ends the process the hard way
     assert record_of(store, task_id).status == "pending"
     go_on.set()
+
+
+def test_a_broken_worker_exits_with_1(
+    settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    plain.fault = WorkerBroken("the device is lost")
+    worker = Worker(Generate(settings, store, queue, lambda _: plain), queue, settings, poll_seconds=1)
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(worker.run()), daemon=True)
+    thread.start()
+    task_id = queue.send(BODY)
+    thread.join(30)
+    assert statuses == [1]
+    assert record_of(store, task_id).status == "pending"
+    assert not worker.busy
+
+
+def test_the_eta_counts_what_follows_the_steps(
+    settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    """A task of quick steps whose picture takes long: no second was measured yet, so it is taken for one."""
+    etas: list[float] = []
+
+    def between() -> None:
+        time.sleep(0.05)
+        progress = record_of(store, "mine").progress
+        if progress is not None and progress.eta_seconds is not None:
+            etas.append(progress.eta_seconds)
+
+    plain.between = between
+    quick = replace(settings, beat_every=0.1, first_beat=0)
+    Generate(quick, store, queue, lambda _: plain).handle(sqs_event(BODY, ids=["mine"]), None)
+    assert etas
+    assert min(etas) > 1

@@ -41,6 +41,7 @@ class Passage:
         self._seen: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.look: Preview | None = None
         self.together = 1
+        self.forwards = 0.0
         self.first: float | None = None
         self.last: float | None = None
 
@@ -56,6 +57,7 @@ class Passage:
             self._observer.at_step(done, max(len(self._scheduler.timesteps), done + 1))
             call = self._forwards.call(self, args, kwargs)
             self.together = max(self.together, call.together)
+            self.forwards += 1 / call.together
             output = call.output
         self._keep(output)
         self._seen = (args, kwargs)

@@ -116,7 +116,13 @@ class PipelineEngine:
             raise UnsafeContent("the model's safety checker refused the picture")
         first, last = passage.first or began, passage.last or began
         times = {"text": first - began, "denoise": last - first, "decode": ended - last}
-        return Developed(output.images, **times, batch_size=passage.together, resumed_steps=len(passage.replay.stored))
+        return Developed(
+            output.images,
+            **times,
+            batch_size=passage.together,
+            resumed_steps=len(passage.replay.stored),
+            forwards=passage.forwards,
+        )
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
         from .imaging import encode

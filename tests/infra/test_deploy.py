@@ -1,0 +1,106 @@
+"""The template as it is, deployed on two emulators, read back and compared: what one of them cannot do is listed here.
+
+The lists are exact. An emulator that learns something makes its test fail, and the list shorter.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .readback import READERS, differences
+from .stacks import Refused, deploy
+from .template import EXAMPLES, read
+
+if TYPE_CHECKING:
+    from .stacks import Aws, Stack
+
+pytestmark = [pytest.mark.infra, pytest.mark.filterwarnings("ignore:Tried to parse")]
+
+MOTO_HAS_NO = {
+    "AWS::ApiGateway::ApiKey",
+    "AWS::ApiGateway::Deployment",
+    "AWS::ApiGateway::Method",
+    "AWS::ApiGateway::Stage",
+    "AWS::ApiGateway::UsagePlan",
+    "AWS::ApiGateway::UsagePlanKey",
+    "AWS::CloudWatch::Alarm",
+    "AWS::Lambda::Permission",
+    "AWS::S3::BucketPolicy",
+    "AWS::SQS::QueuePolicy",
+}
+MOTO_DROPS = {
+    "AWS::ApiGateway::RestApi.EndpointConfiguration",
+    "AWS::IAM::Role.Policies",  # a log group's ARN lacks the ":*" that AWS's has
+    "AWS::Lambda::Function.EphemeralStorage",
+    "AWS::Lambda::Function.ImageConfig",
+    "AWS::Lambda::Function.LoggingConfig",
+    "AWS::Lambda::Function.PackageType",
+    "AWS::Lambda::Function.TracingConfig",
+    "AWS::S3::Bucket.LifecycleConfiguration",
+    "AWS::S3::Bucket.NotificationConfiguration",
+    "AWS::S3::Bucket.OwnershipControls",
+    "AWS::S3::Bucket.PublicAccessBlockConfiguration",
+    "AWS::SQS::Queue.RedriveAllowPolicy",
+}
+MINISTACK_DROPS = {"AWS::ApiGateway::RestApi.EndpointConfiguration", "AWS::S3::Bucket.LifecycleConfiguration"}
+MINISTACK_DROPS_OTHERWISE = {
+    "AWS::Lambda::EventSourceMapping.Enabled",  # always on
+    "AWS::S3::Bucket.BucketEncryption",  # always AES256
+}
+MINISTACK_REFUSES = {"TaskErrorsAlarm", "FunctionErrorsAlarm", "ThrottlesAlarm", "NoWorkerAlarm"}
+"""Alarms over metric math."""
+OTHERWISE = {
+    "Auth": "Iam",
+    "Architecture": "arm64",
+    "KmsKeyArn": EXAMPLES["KmsKeyArn"][0],
+    "ModelInS3": "models/sd/turbo",
+    "GenerateOnLambda": "false",
+    "GenerateTimeout": "60",
+    "Tracing": "PassThrough",
+}
+
+
+def test_every_type_can_be_read_back() -> None:
+    assert {one["Type"] for one in read("template.yaml")["Resources"].values()} == READERS.keys()
+
+
+def test_ministack_makes_what_the_template_says(stack: Stack) -> None:
+    assert stack.seconds < 30
+    assert differences(stack) == (set(), MINISTACK_DROPS)
+
+
+def test_ministack_makes_it_with_other_parameters(mini: Aws) -> None:
+    other = deploy(mini, "otherwise", {"Alarms": "false", **OTHERWISE})
+    assert differences(other) == (set(), MINISTACK_DROPS | MINISTACK_DROPS_OTHERWISE)
+    other.delete()
+
+
+def test_ministack_refuses_alarms_over_metric_math_and_makes_the_others(mini: Aws) -> None:
+    body = read("template.yaml")
+    math = {name for name, one in body["Resources"].items() if "Metrics" in one.get("Properties", {})}
+    assert math == MINISTACK_REFUSES
+    for name in math:
+        alone = {**body, "Resources": {key: one for key, one in body["Resources"].items() if key not in math - {name}}}
+        with pytest.raises(Refused, match="metric math") as refused:
+            deploy(mini, "refused", body=alone)
+        assert refused.value.reasons.keys() == {name}
+        mini.client("cloudformation").delete_stack(StackName="refused")
+    rest = {**body, "Resources": {name: one for name, one in body["Resources"].items() if name not in math}}
+    alarmed = deploy(mini, "alarmed", {"AlarmEmail": "somebody@example.com"}, body=rest)
+    assert differences(alarmed) == (set(), MINISTACK_DROPS)
+    alarmed.delete()
+
+
+def test_moto_makes_what_it_can(moto: Aws) -> None:
+    stack = deploy(moto, "darkroom")
+    assert stack.seconds < 30
+    assert differences(stack) == (MOTO_HAS_NO, MOTO_DROPS)
+
+
+def test_the_outputs_are_what_the_readme_uses(stack: Stack) -> None:
+    assert stack.outputs["Bucket"] == stack.physical["Bucket"]
+    assert stack.outputs["QueueUrl"] == stack.physical["Queue"]
+    assert stack.outputs["ApiUrl"].endswith(".execute-api.us-east-1.amazonaws.com/v1")
+    assert stack.outputs["ApiKeyId"] == stack.physical["ApiKey"]

@@ -1,0 +1,172 @@
+"""The whole path on MiniStack with IAM on, each function under its role: API, queue, picture, URL, dead letters."""
+
+from __future__ import annotations
+
+import io
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from tests.ministack import ministack_server
+
+from .shims import POISON, shimmed
+from .stacks import Aws, deploy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .stacks import Stack
+
+pytestmark = pytest.mark.infra
+
+URL_LIFETIME = 6
+LONGEST = 60.0
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody with an API key, or without."""
+
+    aws: Aws
+    api: str
+    key: str
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status and JSON body. The emulator tells APIs apart by the host's name."""
+        host = f"{self.api}.execute-api.localhost:{self.aws.endpoint.rpartition(':')[2]}"
+        request = urllib.request.Request(
+            f"{self.aws.endpoint}/v1{path}",
+            data=json.dumps(body).encode() if body is not None else None,
+            method=method,
+            headers={"Host": host, "Content-Type": "application/json", **({"x-api-key": self.key} if self.key else {})},
+        )
+        status, answer = fetch(self.aws, request)
+        return status, json.loads(answer or b"null")
+
+    def wait(self, task_id: str) -> dict[str, Any]:
+        """The result, once it is terminal."""
+        deadline = time.monotonic() + LONGEST
+        while time.monotonic() < deadline:
+            status, result = self.ask("GET", f"/results/{task_id}")
+            if status == 200 and result["status"] in {"completed", "failed", "cancelled"}:
+                return dict(result)
+            time.sleep(0.3)
+        raise TimeoutError(f"{task_id}: {result}")
+
+
+def fetch(aws: Aws, what: urllib.request.Request | str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(what, context=ssl.create_default_context(cafile=aws.certificate)) as reply:
+            return int(reply.status), reply.read()
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, refused.read()
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """On a MiniStack of its own: its poller stops at other stacks' mappings, whose numbers are still text."""
+    parameters = {"GenerateTimeout": "60", "UrlLifetime": str(URL_LIFETIME), "Lease": "15", "MaxBatch": "2"}
+    with ministack_server(request.config.getoption("--ministack"), tls=True) as (url, certificate):
+        yield deploy(Aws(url, certificate), "running", {"Alarms": "false", **parameters}, body=shimmed())
+
+
+@pytest.fixture(scope="module")
+def caller(running: Stack) -> Caller:
+    key = running.aws.client("apigateway").get_api_key(apiKey=running.outputs["ApiKeyId"], includeValue=True)
+    return Caller(running.aws, running.physical["Api"], key["value"])
+
+
+@pytest.fixture(scope="module")
+def apple(caller: Caller) -> dict[str, Any]:
+    """A picture that was asked for over HTTP."""
+    asked = {"prompt": "a red apple on a blue background", "num_inference_steps": 8, "seed": 7, "task_id": "apple-1"}
+    status, answer = caller.ask("POST", "/generate", asked)
+    assert (status, answer["task_id"]) == (202, "apple-1")
+    return caller.wait("apple-1")
+
+
+def test_from_a_request_to_a_picture(caller: Caller, apple: dict[str, Any]) -> None:
+    assert apple["status"] == "completed", apple["error"]
+    (image,) = caller.ask("GET", "/results/apple-1")[1]["images"]
+    status, body = fetch(caller.aws, image["url"])
+    assert (status, sha256(body).hexdigest()) == (200, image["sha256"])
+    picture = Image.open(io.BytesIO(body)).convert("RGB")
+    assert picture.size == (64, 64)
+    middle, corner = picture.getpixel((32, 34)), picture.getpixel((2, 2))
+    assert isinstance(middle, tuple)
+    assert isinstance(corner, tuple)
+    assert middle[0] > middle[2]
+    assert corner[2] > corner[0]
+
+
+def test_touched_and_expired_urls_are_refused(caller: Caller, apple: dict[str, Any]) -> None:
+    (image,) = caller.ask("GET", "/results/apple-1")[1]["images"]
+    url = image["url"]
+    signed = time.monotonic()
+    assert fetch(caller.aws, url)[0] == 200
+    forged = url[:-4] + ("0000" if not url.endswith("0000") else "1111")
+    longer = url.replace(f"X-Amz-Expires={URL_LIFETIME}", "X-Amz-Expires=600")
+    another = url.replace("/0.png", "/1.png")
+    for touched in (forged, longer, another, url.partition("?")[0]):
+        assert touched != url
+        assert fetch(caller.aws, touched)[0] == 403
+    time.sleep(max(0.0, URL_LIFETIME + 1.5 - (time.monotonic() - signed)))
+    assert fetch(caller.aws, url)[0] == 403
+
+
+def test_a_bare_message_is_enough(caller: Caller, running: Stack, apple: dict[str, Any]) -> None:
+    body = json.dumps({"prompt": "fox", "num_inference_steps": 4})
+    sent = running.aws.client("sqs").send_message(QueueUrl=running.outputs["QueueUrl"], MessageBody=body)
+    assert caller.wait(sent["MessageId"])["status"] == "completed"
+
+
+def test_the_newest_come_first_and_health_knows_the_model(caller: Caller, apple: dict[str, Any]) -> None:
+    status, page = caller.ask("GET", "/results?limit=5")
+    assert status == 200
+    assert "apple-1" in [one["task_id"] for one in page["results"]]
+    status, health = caller.ask("GET", "/health")
+    assert (status, health["model_status"], health["model"]["id"]) == (200, "available", "built-in")
+    assert caller.ask("GET", "/openapi.json")[0] == 200
+
+
+def test_a_task_that_there_is_not(caller: Caller) -> None:
+    assert caller.ask("GET", "/results/nobody")[0] == 404
+    assert caller.ask("DELETE", "/results/nobody")[0] == 404
+
+
+def test_cancel_refuse_and_repeat(caller: Caller, apple: dict[str, Any]) -> None:
+    assert caller.ask("DELETE", "/results/apple-1")[0] == 409
+    status, answer = caller.ask("POST", "/generate", {"prompt": "", "width": 7})
+    assert status == 422
+    assert {one["field"] for one in answer["error"]["details"]} >= {"prompt", "width"}
+    assert caller.ask("POST", "/generate", {"prompt": "another", "task_id": "apple-1"})[0] == 409
+
+
+def test_without_a_key_nothing(caller: Caller) -> None:
+    for method, path in (("POST", "/generate"), ("GET", "/results/apple-1"), ("GET", "/health"), ("GET", "/results")):
+        assert (
+            Caller(caller.aws, caller.api, "").ask(method, path, {"prompt": "fox"} if method == "POST" else None)[0]
+            == 403
+        )
+        assert Caller(caller.aws, caller.api, "not-a-key").ask(method, path)[0] == 403
+
+
+def test_poison_ends_as_failed(caller: Caller, running: Stack) -> None:
+    status, _ = caller.ask("POST", "/generate", {"prompt": POISON, "task_id": "poisoned", "num_inference_steps": 2})
+    assert status == 202
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        _, result = caller.ask("GET", "/results/poisoned")
+        if result["status"] == "failed":
+            break
+        time.sleep(0.5)
+    assert (result["status"], result["error"]["code"]) == ("failed", "RETRIES_EXHAUSTED")

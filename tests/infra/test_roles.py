@@ -1,0 +1,264 @@
+"""The handlers under the roles that the template gives them, on two emulators with IAM on; what is refused to them."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from handler.generate import Generate
+from handler.local.aws import EmbeddedAws, create_resources
+from handler.settings import Settings
+from handler.status import Status
+from handler.storage import TaskStore
+from handler.submit import Submit
+from handler.taskqueue import TaskQueue
+from handler.weights import fetch_model
+from tests.ministack import ministack_server
+from tests.support import PlainEngine, answer_of, http_event, sqs_event
+
+from .guarded import guarded
+from .policies import matches
+from .readback import document
+from .recording import acting_as
+from .stacks import Aws, deploy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .stacks import Stack
+
+pytestmark = [pytest.mark.infra, pytest.mark.filterwarnings("ignore:Tried to parse")]
+
+ROLES = ("GenerateRole", "SubmitRole", "StatusRole", "DeadLetterRole", "DoctorRole")
+OTHERS = "tenants/somebody/tasks/a/status.json"
+
+
+@contextmanager
+def acting(stack: Stack, aws: Aws) -> Iterator[Settings]:
+    """Clients made inside have the credentials of ``aws``; the settings name the stack's own bucket and queue."""
+    session = {f"AWS_{name.removeprefix('aws_').upper()}": value for name, value in aws.keys.items()}
+    trust = {"SSL_CERT_FILE": aws.certificate, "AWS_CA_BUNDLE": aws.certificate} if aws.certificate else {}
+    with acting_as(**session, **trust):
+        names = {"BUCKET": stack.outputs["Bucket"], "QUEUE_URL": stack.outputs["QueueUrl"]}
+        yield Settings.load({**session, **names, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": aws.endpoint})
+
+
+def assumed(stack: Stack) -> dict[str, Aws]:
+    return {role: stack.aws.assume(stack.physical[role]) for role in ROLES}
+
+
+def whole_path(stack: Stack, roles: dict[str, Aws]) -> None:
+    """Submit, draw and show, each under its own role; then the URL, which carries the status role's permission."""
+    with acting(stack, roles["SubmitRole"]) as settings:
+        submit = Submit(settings, TaskStore(settings), TaskQueue(settings))
+        body = json.dumps({"prompt": "fox", "task_id": "mine", "num_inference_steps": 2})
+        assert answer_of(submit.handle(http_event("POST", "/generate", body=body), None))[0] == 202
+        assert answer_of(submit.handle(http_event("POST", "/generate", body='{"prompt": "owl"}'), None))[0] == 202
+    with acting(stack, roles["GenerateRole"]) as settings:
+        queue = TaskQueue(settings)
+        generate = Generate(settings, TaskStore(settings), queue, lambda _: PlainEngine())
+        # Lambda polls in the role's name.
+        messages = [*queue.receive(10, wait=2), *queue.receive(10, wait=0)]
+        assert len(messages) == 2
+        event = sqs_event(*(one.body for one in messages))
+        assert generate.handle(event, None) == {"batchItemFailures": []}
+        for message in messages:
+            queue.delete(message.receipt_handle)
+    with acting(stack, roles["StatusRole"]) as settings:
+        status = Status(settings, TaskStore(settings))
+        code, result = answer_of(status.handle(http_event("GET", "/results/mine", query={"inline": "base64"}), None))
+        assert (code, result["status"]) == (200, "completed")
+        assert result["image_base64"]
+        assert len(answer_of(status.handle(http_event("GET", "/results"), None))[1]["results"]) == 2
+        assert answer_of(status.handle(http_event("GET", "/results/nobody"), None))[0] == 404
+        size = result["images"][0]["bytes"]
+        if stack.aws.certificate:
+            trust = ssl.create_default_context(cafile=stack.aws.certificate)
+            with urllib.request.urlopen(result["images"][0]["url"], context=trust) as reply:
+                assert len(reply.read()) == size
+        else:  # moto with IAM on breaks at a presigned URL; what it carries is the role's own permission
+            s3 = roles["StatusRole"].client("s3")
+            assert s3.get_object(Bucket=stack.outputs["Bucket"], Key="tasks/mine/1/0.png")["ContentLength"] == size
+
+
+def test_the_whole_path_under_its_roles_on_ministack(stack: Stack) -> None:
+    whole_path(stack, assumed(stack))
+
+
+def test_the_whole_path_under_its_roles_on_moto() -> None:
+    with guarded() as (aws, guard):
+        stack = deploy(aws, "guarded", {"GenerateOnLambda": "false"})  # a mapping that is on would swallow the messages
+        iam = aws.client("iam")
+        for role in ROLES:  # moto keeps CloudFormation's policies in a form that its IAM cannot read
+            name = stack.physical[role]
+            for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
+                text = document(iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"])
+                iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=json.dumps(text))
+        roles = assumed(stack)  # before: only Lambda may, once IAM is on
+        guard()
+        whole_path(stack, roles)
+        # That IAM is on at all:
+        assert refused(
+            roles["SubmitRole"], "s3", "get_object", Bucket=stack.outputs["Bucket"], Key="tasks/mine/1/0.png"
+        )
+        with pytest.raises(ClientError):
+            aws.client("s3").list_objects_v2(Bucket=stack.outputs["Bucket"])
+
+
+def refused(aws: Aws, service: str, operation: str, **arguments: Any) -> bool:
+    try:
+        getattr(aws.client(service), operation)(**arguments)
+    except ClientError as fault:
+        code = fault.response["Error"]["Code"]
+        if "AccessDenied" in code or code in {"AccessDeniedException", "403"}:
+            return True
+        raise
+    return False
+
+
+@pytest.fixture(scope="module")
+def foreign(mini: Aws, stack: Stack) -> dict[str, str]:
+    """Things that are not this stack's, and some of its own to be touched."""
+    mini.client("s3").create_bucket(Bucket="foreign")
+    mini.client("s3").put_object(Bucket="foreign", Key="tasks/a/status.json", Body=b"{}")
+    for key in (OTHERS, "tasks/a/status.json", "tasks/a/checkpoint", "tasks/a/1/0.png", "index/1-a", "elsewhere"):
+        mini.client("s3").put_object(Bucket=stack.outputs["Bucket"], Key=key, Body=b"{}")
+    key = mini.client("kms").create_key()["KeyMetadata"]["KeyId"]
+    sealed = mini.client("kms").encrypt(KeyId=key, Plaintext=b"secret")["CiphertextBlob"]
+    return {
+        "queue": mini.client("sqs").create_queue(QueueName="foreign")["QueueUrl"],
+        "key": key,
+        "sealed": sealed,
+    }
+
+
+MAY = {
+    "GenerateRole": {
+        "get": ["tasks/*/status.json", "tasks/*/checkpoint"],
+        "put": ["tasks/*", "index/*"],
+        "delete": ["tasks/*/checkpoint"],
+        "list": [],
+        "send": ["tasks"],
+    },
+    "SubmitRole": {
+        "get": ["tasks/*/status.json"],
+        "put": ["tasks/*/status.json", "index/*"],
+        "delete": [],
+        "list": [],
+        "send": ["tasks"],
+    },
+    "StatusRole": {
+        "get": ["tasks/*/status.json", "tasks/*/*/*"],
+        "put": [],
+        "delete": [],
+        "list": ["index/"],
+        "send": [],
+    },
+}
+KEYS = (OTHERS, "tasks/a/status.json", "tasks/a/checkpoint", "tasks/a/1/0.png", "index/1-a", "elsewhere")
+
+
+@pytest.mark.parametrize("role", MAY)
+def test_what_a_role_may_and_may_not(role: str, stack: Stack, foreign: dict[str, Any]) -> None:
+    """Every key of a bucket that has others in it, every listing, every queue, keys of others: written out by hand."""
+    aws, may, bucket = stack.aws.assume(stack.physical[role]), MAY[role], stack.outputs["Bucket"]
+    tried = {"get": "get_object", "put": "put_object", "delete": "delete_object"}
+    for verb, operation in tried.items():
+        for key in KEYS:
+            allowed = any(matches(pattern, key) for pattern in may[verb])
+            more = {"Body": b"{}"} if verb == "put" else {}
+            assert refused(aws, "s3", operation, Bucket=bucket, Key=key, **more) is not allowed, (verb, key)
+            if verb == "delete" and allowed:
+                stack.aws.client("s3").put_object(Bucket=bucket, Key=key, Body=b"{}")
+        assert refused(aws, "s3", operation, Bucket="foreign", Key="tasks/a/status.json")
+    for prefix in ("", "tasks/", "index/", "tenants/"):
+        assert refused(aws, "s3", "list_objects_v2", Bucket=bucket, Prefix=prefix) is (prefix not in may["list"])
+    queues = {"tasks": stack.outputs["QueueUrl"], "dead": stack.outputs["DeadLetterQueueUrl"], "f": foreign["queue"]}
+    for name, url in queues.items():
+        sends = name in may["send"]
+        assert refused(aws, "sqs", "send_message", QueueUrl=url, MessageBody="{}") is not sends, name
+        assert refused(aws, "sqs", "purge_queue", QueueUrl=url)
+    assert refused(aws, "kms", "decrypt", KeyId=foreign["key"], CiphertextBlob=foreign["sealed"])
+    assert refused(aws, "iam", "list_roles")
+    assert refused(aws, "lambda", "list_functions")
+
+
+def test_without_tls_nothing(request: pytest.FixtureRequest) -> None:
+    """The bucket's and the queues' own policies: what works with TLS does not without it."""
+    with ministack_server(request.config.getoption("--ministack")) as (url, _):
+        plain = Aws(url)
+        stack = deploy(plain, "plain", {"Alarms": "false"}, look=False)
+        role = plain.assume(stack.physical["GenerateRole"])
+        where = {"Bucket": stack.outputs["Bucket"], "Key": "tasks/a/status.json"}
+        assert refused(role, "s3", "put_object", Body=b"{}", **where)
+        for queue in ("QueueUrl", "DeadLetterQueueUrl"):
+            assert refused(plain, "sqs", "send_message", QueueUrl=stack.outputs[queue], MessageBody="{}")
+
+
+def test_a_model_in_s3_is_fetched_under_the_role(mini: Aws, tmp_path: Path) -> None:
+    s3 = mini.client("s3")
+    s3.create_bucket(Bucket="models")
+    for name in ("turbo/model_index.json", "turbo/unet/weights", "turbo-secret/weights", "else"):
+        s3.put_object(Bucket="models", Key=f"sd/{name}", Body=name.encode())
+    modelled = deploy(mini, "modelled", {"Alarms": "false", "ModelInS3": "models/sd/turbo"})
+    with acting(modelled, mini.assume(modelled.physical["GenerateRole"])) as settings:
+        folder, _ = fetch_model("s3://models/sd/turbo", replace(settings, cache_dir=str(tmp_path)))
+        assert (folder / "unet/weights").read_bytes() == b"turbo/unet/weights"
+    role = mini.assume(modelled.physical["GenerateRole"])
+    for key in ("sd/turbo-secret/weights", "sd/else"):
+        assert refused(role, "s3", "get_object", Bucket="models", Key=key)
+    assert refused(role, "s3", "put_object", Bucket="models", Key="sd/turbo/unet/weights", Body=b"")
+    modelled.delete()
+
+
+class _Reticent:
+    """S3 for those who may not list: a key that is missing is forbidden. Neither emulator does this."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        answered: list[Any] = []
+
+        def keep(status: str, headers: Any, exc_info: Any = None) -> Any:
+            answered[:] = [status, headers, exc_info]
+
+        body = b"".join(self._app(environ, keep))
+        status, headers, exc_info = answered
+        if status.startswith("404") and b"NoSuchKey" in body:
+            status = "403 Forbidden"
+            body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+            headers = [(name, value) for name, value in headers if name.lower() != "content-length"]
+            headers.append(("Content-Length", str(len(body))))
+        start_response(status, headers, exc_info)
+        return [body]
+
+
+def test_what_is_missing_is_missing_where_s3_says_403() -> None:
+    aws = EmbeddedAws()
+    server: Any = aws._server
+    server.app = _Reticent(server.app)
+    with aws:
+        resources = create_resources(aws.endpoint)
+        settings = Settings.load({**resources.variables, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": aws.endpoint})
+        store, queue = TaskStore(settings), TaskQueue(settings)
+        status, submit = Status(settings, store), Submit(settings, store, queue)
+        assert answer_of(status.handle(http_event("GET", "/results/mine"), None))[0] == 404
+        assert answer_of(status.handle(http_event("GET", "/health"), None))[1]["model_status"] == "available"
+        assert answer_of(submit.handle(http_event("DELETE", "/results/mine"), None))[0] == 404
+        body = json.dumps({"prompt": "fox", "task_id": "mine"})
+        assert answer_of(submit.handle(http_event("POST", "/generate", body=body), None))[0] == 202
+        generate = Generate(settings, store, queue, lambda _: PlainEngine())
+        event = sqs_event(body, '{"prompt": "owl"}', ids=["m-1", "m-2"])
+        assert generate.handle(event, None) == {"batchItemFailures": []}
+        for task_id in ("mine", "m-2"):
+            code, result = answer_of(status.handle(http_event("GET", f"/results/{task_id}"), None))
+            assert (code, result["status"]) == (200, "completed")

@@ -1,0 +1,216 @@
+"""The template by itself: linted with all its edges, and in step with the settings, the handlers and the README."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handler.attempt import RESERVE
+from handler.settings import Settings, variables
+
+from .template import EXAMPLES, FILES, INFRA, Template, api_hash, edges, read
+
+pytestmark = pytest.mark.infra
+
+BODY = read("template.yaml")
+README = (INFRA.parent / "README.md").read_text()
+PSEUDO = {
+    "AWS::StackName": "darkroom",
+    "AWS::Region": "us-east-1",
+    "AWS::AccountId": "123456789012",
+    "AWS::Partition": "aws",
+    "AWS::URLSuffix": "amazonaws.com",
+}
+MOST_BYTES = 51_200
+"""What CloudFormation takes without a bucket to put the template into first."""
+NOT_ON_LAMBDA = {
+    "device": "Lambda has processors only",
+    "compile": "takes longer than an invocation wins",
+    "shutdown_grace": "for workers: infra/gpu.yaml",
+    "ecs_container_metadata_uri_v4": "no ECS",
+    "stop_file": "Lambda stops no worker",
+    "spot_notices": "Lambda runs on no spot instance of ours",
+    "cache_dir": "/tmp is the one place that can be written to",
+    "aws_region": "Lambda sets it",
+    "aws_endpoint_url": "the real AWS",
+    "aws_profile": "functions have roles",
+    "aws_ec2_metadata_service_endpoint": "no EC2",
+    "aws_lambda_runtime_api": "Lambda sets it",
+    "ecs_agent_uri": "no ECS",
+}
+
+
+def functions(**parameters: str) -> dict[str, dict[str, Any]]:
+    template = Template(BODY, {"ImageUri": EXAMPLES["ImageUri"][0], **parameters}, pseudo=PSEUDO)
+    return {
+        name: one["Properties"] for name, one in template.resources().items() if one["Type"] == "AWS::Lambda::Function"
+    }
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_lint_finds_nothing(file: str, tmp_path: Path) -> None:
+    """With the defaults, and with every parameter at every edge."""
+    command = [str(Path(sys.executable).parent / "cfn-lint")]
+    subprocess.run([*command, str(INFRA / file)], check=True, timeout=120)
+    paths = []
+    body = read(file)
+    for number, parameters in enumerate(edges(body)):
+        paths.append(tmp_path / f"{number}.json")
+        values = {name: as_linted(body["Parameters"][name]["Type"], one) for name, one in parameters.items()}
+        deployment = {"template-file-path": str(INFRA / file), "parameters": values, "tags": {}}
+        paths[-1].write_text(json.dumps(deployment))
+    subprocess.run([*command, "--deployment-files", *map(str, paths)], check=True, timeout=120)
+
+
+def as_linted(kind: str, value: str) -> str | list[str]:
+    """cfn-lint wants lists as such, and in place of a parameter of SSM what that holds."""
+    if kind.startswith("AWS::SSM::"):
+        return "ami-0123456789abcdef0"
+    return value.split(",") if kind.startswith("List<") else value
+
+
+def test_lint_would_find_a_bad_edge(tmp_path: Path) -> None:
+    parameters = {**edges(BODY)[0], "GenerateMemory": "99999"}
+    deployment = {"template-file-path": str(INFRA / "template.yaml"), "parameters": parameters, "tags": {}}
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(deployment))
+    command = [str(Path(sys.executable).parent / "cfn-lint"), "--deployment-files", str(path)]
+    assert b"GenerateMemory" in subprocess.run(command, capture_output=True, timeout=120, check=False).stdout
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_it_can_be_deployed_without_a_bucket(file: str) -> None:
+    assert len((INFRA / file).read_bytes()) < MOST_BYTES
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_parameter_is_described_limited_and_in_a_group(file: str) -> None:
+    body = read(file)
+    groups = body["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    assert sorted(name for group in groups for name in group["Parameters"]) == sorted(body["Parameters"])
+    free = {"ModelId", "ModelRevision", "RunbookUrl", "InstanceType"}
+    for name, parameter in body["Parameters"].items():
+        assert parameter["Description"]
+        limits = {"AllowedValues", "AllowedPattern", "MinValue"} & parameter.keys()
+        assert limits or name in free or parameter["Type"].startswith(("AWS::", "List<AWS::")), name
+
+
+def test_every_variable_is_a_setting_and_every_setting_a_variable() -> None:
+    settings = {spec.name.upper() for spec in variables()}
+    used: set[str] = set()
+    for properties in functions(ModelId="/opt/model", ModelRevision="main").values():
+        used |= properties["Environment"]["Variables"].keys()
+    assert used - settings == set()
+    assert settings - used == {name.upper() for name in NOT_ON_LAMBDA}
+
+
+@pytest.mark.parametrize("parameters", edges(BODY))
+def test_the_settings_take_every_edge(parameters: dict[str, str]) -> None:
+    for properties in functions(**parameters).values():
+        texts = {name: str(value) for name, value in properties["Environment"]["Variables"].items()}
+        Settings.load(texts)
+
+
+def test_the_defaults_are_the_settings_own() -> None:
+    for properties in functions().values():
+        texts = {name: str(value) for name, value in properties["Environment"]["Variables"].items()}
+        deployed = {"BUCKET", "QUEUE_URL", "DEAD_LETTER_URL", "METRICS"}
+        own = {name: value for name, value in texts.items() if name not in deployed}
+        assert Settings.load(own) == Settings.load({})
+
+
+def test_limits_agree() -> None:
+    """Visibility, time-outs, leases: for every time-out and the longest lease that can be asked for."""
+    longest = BODY["Parameters"]["Lease"]["MaxValue"]
+    shortest = BODY["Parameters"]["Lease"]["MinValue"]
+    assert BODY["Parameters"]["BeatEvery"]["MaxValue"] <= shortest / 3
+    for timeout in BODY["Parameters"]["GenerateTimeout"]["AllowedValues"]:
+        chosen = Template(BODY, {"GenerateTimeout": timeout}, pseudo=PSEUDO).resources()
+        visibility = chosen["Queue"]["Properties"]["VisibilityTimeout"]
+        assert visibility >= 6 * int(timeout)
+        assert visibility > longest
+        near = chosen["NearTimeoutAlarm"]["Properties"]["Threshold"] / 1000
+        assert int(timeout) - RESERVE < near < int(timeout)
+    resources = Template(BODY, pseudo=PSEUDO).resources()
+    dead = resources["DeadLetters"]["Properties"]
+    assert dead["VisibilityTimeout"] >= 6 * resources["DeadLetter"]["Properties"]["Timeout"]
+    assert dead["MessageRetentionPeriod"] > resources["Queue"]["Properties"]["MessageRetentionPeriod"]
+    for name in ("Submit", "Status"):  # API Gateway gives up after 29 s
+        assert resources[name]["Properties"]["Timeout"] <= 29
+    assert resources["Doctor"]["Properties"]["Timeout"] < 600  # its next round
+
+
+def test_objects_live_as_long_as_the_settings_say() -> None:
+    rules = Template(BODY, {"RetentionDays": "9"}, pseudo=PSEUDO).resources()["Bucket"]["Properties"]
+    days = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules["LifecycleConfiguration"]["Rules"][:2]}
+    assert days == {"tasks/": "9", "index/": "9"}
+
+
+def test_every_handler_can_be_called() -> None:
+    named = {properties["ImageConfig"]["Command"][0] for properties in functions().values()}
+    assert len(named) == 5
+    for name in named:
+        module, _, attribute = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), attribute))
+
+
+def test_a_changed_api_is_a_new_deployment() -> None:
+    """Else the stage would go on serving the methods as they were."""
+    names = [name for name, one in BODY["Resources"].items() if one["Type"] == "AWS::ApiGateway::Deployment"]
+    assert sorted(names) == [f"DeploymentIam{api_hash(BODY)}", f"DeploymentKeys{api_hash(BODY)}"]
+    methods = {name for name, one in BODY["Resources"].items() if one["Type"] == "AWS::ApiGateway::Method"}
+    for name in names:
+        assert set(BODY["Resources"][name]["DependsOn"]) == methods
+
+
+def test_the_api_has_the_routes_of_its_description() -> None:
+    from handler.openapi import document
+
+    resources = BODY["Resources"]
+
+    def path(name: str) -> str:
+        properties = resources[name]["Properties"]
+        parent = properties["ParentId"].get("Ref")
+        return f"{path(parent) if parent else ''}/{properties['PathPart']}"
+
+    routes = {
+        (path(one["Properties"]["ResourceId"]["Ref"]), one["Properties"]["HttpMethod"].lower())
+        for one in resources.values()
+        if one["Type"] == "AWS::ApiGateway::Method"
+    }
+    described = {(route, method) for route, methods in document()["paths"].items() for method in methods}
+    assert routes - {("/openapi.json", "get")} == described - {("/openapi.json", "get")}
+
+
+def test_every_alarm_leads_to_its_runbook() -> None:
+    resources = Template(BODY, pseudo=PSEUDO).resources().values()
+    alarms = [one["Properties"] for one in resources if one["Type"] == "AWS::CloudWatch::Alarm"]
+    assert len(alarms) == 9
+    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for alarm in alarms:
+        assert alarm["AlarmDescription"].rpartition("#")[2] in anchors
+        assert alarm["TreatMissingData"] == "notBreaching"
+
+
+def test_the_dashboard_fits_together() -> None:
+    template = Template(BODY, pseudo=PSEUDO)
+    body = json.loads(template.resources()["Dashboard"]["Properties"]["DashboardBody"])
+    places = {(widget["x"], widget["y"]) for widget in body["widgets"]}
+    assert len(places) == len(body["widgets"]) == 12
+    text = json.dumps(body)
+    for metric in METRICS.split():
+        assert metric in text
+
+
+METRICS = """
+TasksCompleted TasksFailed TasksCancelled FailedByCode QueueSeconds LoadSeconds TextSeconds DenoiseSeconds DecodeSeconds
+EncodeSeconds UploadSeconds TotalSeconds BatchSize Forwards ResumedSteps WastedSteps ColdStarts ImageBytes Images
+"""
