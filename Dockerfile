@@ -35,8 +35,6 @@ RUN --mount=type=bind,target=/context --mount=type=secret,id=ca --mount=type=sec
 
 # --- What is shipped -----------------------------------------------------------------------------------------------
 FROM ${BASE} AS runtime
-ARG MODEL_ID=
-ARG MODEL_REVISION=
 # Only /tmp can be written, under Lambda and on a read-only root alike. USER, because Lambda's own has no name and
 # torch asks for one. Bytecode is there already and nobody could write it. The hub is never asked: the weights are baked.
 ENV PATH=/opt/venv/bin:${PATH} \
@@ -47,8 +45,6 @@ ENV PATH=/opt/venv/bin:${PATH} \
     XDG_CACHE_HOME=/tmp/cache \
     HF_HOME=/tmp/huggingface \
     HF_HUB_OFFLINE=1 \
-    MODEL_ID=${MODEL_ID} \
-    MODEL_REVISION=${MODEL_REVISION} \
     ALIVE_FILE=/tmp/alive
 # A baked model lies here under its own name: MODEL_ID is looked for as a folder first.
 WORKDIR /opt/darkroom
@@ -56,15 +52,23 @@ WORKDIR /opt/darkroom
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "handler.alive"]
 ENTRYPOINT ["python", "-m", "handler"]
 
+# The model's name is set after its weights: not every builder looks at an argument's value when it takes an ENV from
+# its cache, and the image would go by the name of the model before.
 FROM runtime AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=packages-gpu /opt/venv /opt/venv
 COPY --from=model /opt/weights /opt/darkroom
+ARG MODEL_ID=
+ARG MODEL_REVISION=
+ENV MODEL_ID=${MODEL_ID} MODEL_REVISION=${MODEL_REVISION}
 COPY --from=app /opt/darkroom /opt/darkroom
 USER 10001:10001
 
 FROM runtime AS cpu
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=model /opt/weights /opt/darkroom
+ARG MODEL_ID=
+ARG MODEL_REVISION=
+ENV MODEL_ID=${MODEL_ID} MODEL_REVISION=${MODEL_REVISION}
 COPY --from=app /opt/darkroom /opt/darkroom
 USER 10001:10001

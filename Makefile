@@ -38,7 +38,7 @@ image-base: $(DEBIAN)
 # Builds the image and runs its container, as root. Installs the Debian packages buildah and debootstrap where they are
 # missing, and fetches AWS's runtime emulator out of the wheel of aws-sam-cli into build/.
 test-image: $(VENV)/installed $(DEBIAN)
-	$(BIN)/pytest tests/image -m image -o faulthandler_timeout=600 # the build alone takes minutes
+	$(BIN)/pytest tests/image -m image -s -o faulthandler_timeout=600 # the build alone takes minutes
 
 $(DEBIAN):
 	command -v buildah && command -v debootstrap || \

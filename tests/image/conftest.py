@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from handler.settings import BUILT_IN_MODEL
 
 from .container import Image, buildah, inspect
 
@@ -33,9 +38,24 @@ def image() -> Iterator[Image]:
     assert os.geteuid() == 0, "containers are made of mounts, which only root may do"
     if not buildah("images", "--quiet", "--filter", f"reference={BASE}"):
         build("image-base.sh", BASE)
-    build("image.sh", ENGINE="buildah", BASE=BASE, NAME=NAME)
-    config, layers = inspect(NAME)
-    container = buildah("from", "--pull-never", NAME)
+    with built(NAME) as image:
+        yield image
+
+
+@pytest.fixture(scope="session")
+def image_of_a_folder(image: Image) -> Iterator[Image]:
+    """After the built-in one, out of the same cache: with the model in a folder of the checkout."""
+    with tempfile.TemporaryDirectory(prefix="model-", dir=ROOT) as folder:
+        shutil.copytree(BUILT_IN_MODEL, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model_card.json"))
+        with built(NAME + "-folder", MODEL_ID=Path(folder).name, MODEL_REVISION="v1") as made:
+            yield made
+
+
+@contextmanager
+def built(name: str, **environ: str) -> Iterator[Image]:
+    build("image.sh", ENGINE="buildah", BASE=BASE, NAME=name, **environ)
+    config, layers = inspect(name)
+    container = buildah("from", "--pull-never", name)
     try:
         yield Image(Path(buildah("mount", container)), config, layers)
     finally:

@@ -99,3 +99,22 @@ print(json.dumps([baked_card(Settings.load()), [name for name in ("torch", "diff
 """
     card, heavy = json.loads(image.output("python", "-c", code))
     assert (card["id"], card["pipeline"], heavy) == ("built-in", "StableDiffusionPipeline", [])
+
+
+def test_an_image_of_another_model_serves_that_model(image_of_a_folder: Image) -> None:
+    code = """
+import json
+from handler.engine.loading import load
+from handler.health import baked_card
+from handler.settings import Settings
+settings = Settings.load()
+card = load(settings)[1]
+print(json.dumps([settings.model_id, card.id, card.revision, baked_card(settings)["id"]]))
+"""
+    name, loaded, revision, baked = json.loads(image_of_a_folder.output("python", "-c", code))
+    assert name.startswith("model-")
+    assert (loaded, revision, baked) == (name, "v1", name)
+
+
+def test_the_image_without_a_model_of_its_own_has_no_name_for_one(image: Image) -> None:
+    assert "MODEL_ID=" in image.config["Env"]
