@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -161,5 +162,11 @@ def test_kubernetes_runs_the_same_worker() -> None:
     assert trigger["metadata"]["queueLength"] == str(BODY["Parameters"]["BacklogPerWorker"]["Default"])
     assert kinds["ScaledObject"]["spec"]["maxReplicaCount"] == BODY["Parameters"]["MaxWorkers"]["Default"]
     assert kinds["ScaledObject"]["spec"]["minReplicaCount"] == BODY["Parameters"]["MinWorkers"]["Default"]
+    # ECS and Kubernetes look at no HEALTHCHECK of an image: both are given its command.
+    (healthcheck,) = re.findall(
+        r"^HEALTHCHECK .*CMD (\[.*\])$", (INFRA.parent / "Dockerfile").read_text(), re.MULTILINE
+    )
+    assert container["livenessProbe"]["exec"]["command"] == json.loads(healthcheck)
+    assert ours["HealthCheck"]["Command"] == ["CMD", *json.loads(healthcheck)]
     asked = set(re.findall(r"\$\{(\w+)\}", (INFRA / "keda.yaml").read_text()))
     assert asked == {"BUCKET", "QUEUE_URL", "AWS_REGION", "IMAGE", "ROLE_ARN"}

@@ -162,6 +162,20 @@ MAY = {
         "list": ["index/"],
         "send": [],
     },
+    "DeadLetterRole": {
+        "get": ["tasks/*/status.json"],
+        "put": ["tasks/*/status.json", "index/*"],
+        "delete": [],
+        "list": [],
+        "send": [],
+    },
+    "DoctorRole": {
+        "get": ["tasks/*/status.json"],
+        "put": ["tasks/*/status.json"],
+        "delete": ["tasks/*/checkpoint", "tasks/*/*/*"],
+        "list": ["tasks/"],
+        "send": ["tasks"],
+    },
 }
 KEYS = (OTHERS, "tasks/a/status.json", "tasks/a/checkpoint", "tasks/a/1/0.png", "index/1-a", "elsewhere")
 

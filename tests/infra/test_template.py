@@ -35,6 +35,7 @@ NOT_ON_LAMBDA = {
     "compile": "takes longer than an invocation wins",
     "shutdown_grace": "for workers: infra/gpu.yaml",
     "ecs_container_metadata_uri_v4": "no ECS",
+    "alive_file": "Lambda sees for itself",
     "stop_file": "Lambda stops no worker",
     "spot_notices": "Lambda runs on no spot instance of ours",
     "cache_dir": "/tmp is the one place that can be written to",
