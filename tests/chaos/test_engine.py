@@ -111,7 +111,7 @@ def wait_until_done(store: TaskStore, names: list[str]) -> None:
 
 
 def test_a_worker_does_not_grow(environ: dict[str, str], store: TaskStore, queue: TaskQueue) -> None:
-    """Memory after 500 tasks: under 900 MB, and within 1 % of what it was after 100."""
+    """Memory after 500 tasks: under 900 MB, and within 2 % of what it was after 100."""
     command = [sys.executable, "-m", "handler"]
     settings = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LOG_LEVEL": "ERROR", **environ}
     # Few sizes of forwards: for each new one oneDNN keeps a compiled kernel, which grows memory for a while, up to the
@@ -130,7 +130,7 @@ def test_a_worker_does_not_grow(environ: dict[str, str], store: TaskStore, queue
             sizes.append(resident_mb(worker.pid))
         print("MB after each hundred:", [round(size) for size in sizes])
         assert sizes[-1] < 900
-        assert sizes[-1] < sizes[0] * 1.01
+        assert sizes[-1] < sizes[0] * 1.02
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(10) == 0
     finally:
