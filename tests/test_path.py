@@ -122,6 +122,16 @@ def test_the_pixels_are_the_pipelines_own(engine: PipelineEngine) -> None:
     assert (np.asarray(direct) == pixels(draw(engine, **APPLE)[0])).all()
 
 
+def test_only_the_compute_thread_keeps_a_team(engine: PipelineEngine) -> None:
+    """A second OpenMP team, such as a task's thread would make when it scales its picture, slows every forward."""
+    found: list[int] = []
+    other = threading.Thread(target=lambda: found.append(torch.get_num_threads()), daemon=True)
+    other.start()
+    other.join()
+    assert engine.compute.run(torch.get_num_threads) == cores()
+    assert found == [1]
+
+
 def test_image_i_of_a_task_is_the_image_of_its_seed(engine: PipelineEngine) -> None:
     together = draw(engine, prompt="fox", seed=5, num_images=3)
     alone = draw(engine, prompt="fox", seed=7)

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import threading
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ KERNELS = 16384
 """oneDNN keeps so many compiled kernels. Its own 1,024 do not hold a UNet's for every number of rows that merged
 forwards may have: then each forward compiled some anew, and took up to three times as long.
 """
+TEAM = torch.get_num_threads()
+"""OpenMP's own number of threads, as OMP_NUM_THREADS or the machine has it."""
 LARGE = 100_000_000
 """Parameters of a denoiser from which channels-last is worth it on a CPU: the built-in model is a quarter slower so."""
 ARGUMENTS = {
@@ -97,8 +100,10 @@ def pick_dtype(wanted: str, device: str) -> str:
 
 def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
     """What makes the same pipeline faster where it runs. For the compute thread, whose number of threads this sets."""
-    if cores() < torch.get_num_threads():  # else left alone: setting it, to whatever value, made forwards slower
-        torch.set_num_threads(cores())
+    own = min(cores(), TEAM)
+    if torch.get_num_threads() != own:  # else left alone: setting it, to whatever value, made forwards slower
+        torch.set_num_threads(own)
+    _leave_teams_to_this_thread()
     denoiser = getattr(pipe, denoiser_name(pipe))
     large = sum(weights.numel() for weights in denoiser.parameters()) >= LARGE
     if denoiser_name(pipe) == "unet" and (device.startswith("cuda") or (dtype == "bfloat16" and large)):
@@ -111,6 +116,18 @@ def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
             denoiser.compile_repeated_blocks()
         except (RuntimeError, ValueError) as fault:
             logger.warning("the denoiser's blocks cannot be compiled here", fault=str(fault))
+
+
+def _leave_teams_to_this_thread() -> None:
+    """Threads that compute for the first time from now on do so alone.
+
+    A task's thread may enter a parallel region (a picture of 128 pixels a side is large enough when it is scaled to 0
+    to 1). OpenMP then keeps a second team for as long as that thread lives, which encodes and uploads after; with more
+    threads than cores no team spins between regions any more, and every forward took up to twice as long.
+    """
+    setting = threading.Thread(target=torch.set_num_threads, args=(1,))  # for later threads, and for its own
+    setting.start()
+    setting.join()
 
 
 def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
