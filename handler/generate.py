@@ -43,6 +43,7 @@ from .request import parse
 from .settings import Settings
 from .storage import TaskStore
 from .taskqueue import TaskQueue, message_of
+from .tracing import Tracer
 from .world import new_id, new_seed, utc_now
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Generate:
         self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3), chance)
         self._pipeline = Pipeline(settings, store, load, now)
         self._developing = Developing(store, self._pipeline, Meter(settings))
+        self._tracer = Tracer(settings, now)
         # Kept from one event to the next: OpenMP keeps memory for every thread that there ever was.
         self._threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
         self._log_prompts = settings.log_prompts
@@ -188,7 +190,7 @@ class Generate:
                 if self._log_prompts:
                     logger.info("claimed", prompt=request.prompt, negative_prompt=request.negative_prompt)
                 delivery.tries = 1 + attempt.record.faults
-                with self._heartbeat.watching(attempt):
+                with self._tracer.attempt(attempt, message.trace), self._heartbeat.watching(attempt):
                     self._developing.develop(attempt, engine, began, place)
         except Suspended as fault:
             # A message of its own, not this one given back: a task that outlasts many hosts must not look like poison.

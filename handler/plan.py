@@ -56,7 +56,7 @@ def prices(file: Path = PRICES) -> dict[str, Any]:
         known = json.loads(PRICES.read_text())
     except (OSError, ValueError) as fault:
         raise InvalidRequest([Fault(str(file), f"is no price file: {fault}")]) from fault
-    if missing := sorted(known.keys() - found.keys()):
+    if missing := sorted(known.keys() - {"sources"} - found.keys()):
         raise InvalidRequest([Fault(str(file), f"lacks {name}") for name in missing])
     return found
 

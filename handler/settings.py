@@ -102,6 +102,9 @@ class Settings:
     ecs_container_metadata_uri_v4: str = _setting(
         "", "Set by ECS: the worker looks there whether its own task is to stop"
     )
+    aws_xray_daemon_address: str = _setting(
+        "", "Where X-Ray's daemon listens (`127.0.0.1:2000`), set by Lambda; attempts of sampled traces are told there"
+    )
     aws_lambda_runtime_api: str = _setting(
         "", "Set by Lambda: the container then serves the handler that its command names"
     )
@@ -192,6 +195,11 @@ def provide(**environ: str) -> None:
     """Sets variables of the libraries that the engine uses, unless the operator has set them."""
     for name, value in environ.items():
         os.environ.setdefault(name, value)
+
+
+def invocation_trace() -> str | None:
+    """The tracing header of the Lambda invocation that is being served; its runtime sets another one for each."""
+    return os.environ.get("_X_AMZN_TRACE_ID")
 
 
 def terminal_variables() -> Mapping[str, str]:

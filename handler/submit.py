@@ -27,6 +27,7 @@ from .request import GenerationRequest, parse
 from .settings import Settings
 from .storage import TaskStore
 from .taskqueue import TaskQueue
+from .tracing import Tracer
 from .world import TASK_ID, new_id, new_seed, utc_now
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Submit:
         self._health = ModelHealth(store, settings, now)
         self._keep = timedelta(days=settings.retention_days)
         self._now, self._new_id, self._new_seed = now, new_id, new_seed
+        self._tracer = Tracer(settings, now)
         self._api = Api(self._register)
 
     def handle(self, event: Event, context: Any) -> Answer:
@@ -148,7 +150,8 @@ class Submit:
 
     def _send(self, task_id: str, request: GenerationRequest, trace: str | None) -> None:
         try:
-            self._queue.send(request.message(task_id), trace=trace)
+            with self._tracer.sending(trace, self._queue.url) as header:
+                self._queue.send(request.message(task_id), trace=header)
         except ServiceFault as fault:
             again = f"submit it again with the task_id {task_id}"
             raise ServiceFault(f"task {task_id} is recorded but may not be queued: {again}") from fault

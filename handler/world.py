@@ -18,6 +18,11 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def new_span_id() -> str:
+    """64 bits in hex, as X-Ray names segments."""
+    return secrets.token_hex(8)
+
+
 def new_seed() -> int:
     """32 bits: enough to differ, short enough to be typed."""
     return secrets.randbits(32)

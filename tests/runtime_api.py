@@ -17,7 +17,7 @@ class _Server(ThreadingHTTPServer):
 class RuntimeApi:
     """A context manager: hands out events one by one, lets the runtime wait in between; keeps what it answers."""
 
-    def __init__(self, *events: dict[str, object]) -> None:
+    def __init__(self, *events: dict[str, object], trace: str = "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700") -> None:
         self._answers: queue.Queue[str] = queue.Queue()
         self._asked = threading.Event()
         # None: it is over. Each event with the seconds that the function has for it.
@@ -42,7 +42,7 @@ class RuntimeApi:
                 self.send_header("Lambda-Runtime-Aws-Request-Id", "request-1")
                 self.send_header("Lambda-Runtime-Deadline-Ms", str(int((time.time() + seconds) * 1000)))
                 self.send_header("Lambda-Runtime-Invoked-Function-Arn", "arn:aws:lambda:us-east-1:1:function:f")
-                self.send_header("Lambda-Runtime-Trace-Id", "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700")
+                self.send_header("Lambda-Runtime-Trace-Id", trace)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -46,6 +46,12 @@ def test_the_price_file_says_when_and_from_where() -> None:
     assert table["date"] >= "2026"
     assert table["region"]
     assert table["source"]
+    # Each price by itself: its page, and where it was seen; or why it could not be.
+    told = {"date", "region", "source", "sources", "hosts"}
+    assert table["sources"].keys() == (table.keys() - told) | table["hosts"].keys()
+    for name, one in table["sources"].items():
+        assert one["page"].startswith("aws.amazon.com/"), name
+        assert one["seen"] or one["why"], name
 
 
 def test_another_price_file(tmp_path: Path) -> None:

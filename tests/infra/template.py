@@ -181,5 +181,6 @@ EXAMPLES = {
     "SubnetIds": ["subnet-0123456789abcdef0,subnet-0123456789abcdef1"],
     "RouteTableIds": ["rtb-0123456789abcdef0"],
     "InstanceType": ["g6.xlarge"],
+    "TracingImage": ["123456789012.dkr.ecr.us-east-1.amazonaws.com/xray:3.x"],
 }
 """Values for parameters without limits to try."""

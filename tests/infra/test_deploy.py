@@ -37,6 +37,7 @@ MOTO_DROPS = {
     "AWS::Lambda::Function.ImageConfig",
     "AWS::Lambda::Function.LoggingConfig",
     "AWS::Lambda::Function.PackageType",
+    "AWS::Lambda::Function.RecursiveLoop",
     "AWS::Lambda::Function.TracingConfig",
     "AWS::S3::Bucket.LifecycleConfiguration",
     "AWS::S3::Bucket.NotificationConfiguration",
@@ -44,7 +45,11 @@ MOTO_DROPS = {
     "AWS::S3::Bucket.PublicAccessBlockConfiguration",
     "AWS::SQS::Queue.RedriveAllowPolicy",
 }
-MINISTACK_DROPS = {"AWS::ApiGateway::RestApi.EndpointConfiguration", "AWS::S3::Bucket.LifecycleConfiguration"}
+MINISTACK_DROPS = {
+    "AWS::ApiGateway::RestApi.EndpointConfiguration",
+    "AWS::Lambda::Function.RecursiveLoop",
+    "AWS::S3::Bucket.LifecycleConfiguration",
+}
 MINISTACK_DROPS_OTHERWISE = {
     "AWS::Lambda::EventSourceMapping.Enabled",  # always on
     "AWS::S3::Bucket.BucketEncryption",  # always AES256

@@ -40,6 +40,8 @@ NOT_READ = {
 }
 """Made by MiniStack, but only linted, not compared."""
 
+PULL = "ecr:BatchGetImage"
+
 
 def worker_grants(**parameters: str) -> set[Grant]:
     given = {name: one[-1] for name, one in EXAMPLES.items() if name not in {"ModelInS3", "KmsKeyArn"}} | parameters
@@ -61,10 +63,14 @@ def test_a_worker_may_do_what_the_drawing_function_may() -> None:
     assert {plain(one) for one in worker_grants() - protection} == expected
 
 
-def environment(**parameters: str) -> dict[str, str]:
+def containers(**parameters: str) -> list[dict[str, Any]]:
     given = {name: one[-1] for name, one in EXAMPLES.items()} | parameters
-    (container,) = Template(BODY, given).resources()["Task"]["Properties"]["ContainerDefinitions"]
-    return {one["Name"]: str(one["Value"]) for one in container["Environment"]}
+    defined: list[dict[str, Any]] = Template(BODY, given).resources()["Task"]["Properties"]["ContainerDefinitions"]
+    return defined
+
+
+def environment(**parameters: str) -> dict[str, str]:
+    return {one["Name"]: str(one["Value"]) for one in containers(**parameters)[0]["Environment"]}
 
 
 def test_what_a_worker_is_told_are_settings() -> None:
@@ -75,6 +81,42 @@ def test_what_a_worker_is_told_are_settings() -> None:
     for edge in ("MinValue", "MaxValue"):
         limits = {name: str(one[edge]) for name, one in BODY["Parameters"].items() if edge in one}
         Settings.load(environment(**limits))
+
+
+def test_traces_need_a_daemon_and_its_permissions() -> None:
+    """Beside the worker, which is told where it listens; all of it only where traces are wanted."""
+    public = BODY["Parameters"]["TracingImage"]["Default"]
+    without, traced = worker_grants(), worker_grants(Tracing="Active")
+    assert {one.action for one in traced - without} == {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+    assert "AWS_XRAY_DAEMON_ADDRESS" not in environment()
+    worker, daemon = containers(Tracing="Active", TracingImage=public)
+    told = {one["Name"]: one["Value"] for one in worker["Environment"]}
+    assert told["AWS_XRAY_DAEMON_ADDRESS"] == "127.0.0.1:2000"
+    assert (daemon["Image"], daemon["Essential"], worker["Essential"]) == (public, False, True)
+    # What the two reserve fits the smallest of the instances, as the worker alone did: 16 GiB less what ECS keeps.
+    assert worker["MemoryReservation"] + daemon["MemoryReservation"] < 14 * 1024
+
+
+@pytest.mark.parametrize("tag", [":3.x", f"@sha256:{'0' * 64}"])
+def test_a_copy_of_the_daemon_may_be_pulled_and_no_other_image(tag: str) -> None:
+    def pulled(image: str) -> set[str]:
+        given = {name: one[-1] for name, one in EXAMPLES.items()} | {"Tracing": "Active", "TracingImage": image}
+        return {one.resource.rpartition(":")[2] for one in grants(Template(BODY, given)) if one.action == PULL}
+
+    assert pulled(BODY["Parameters"]["TracingImage"]["Default"]) == {"repository/darkroom"}
+    copy = f"123456789012.dkr.ecr.us-east-1.amazonaws.com/copies/xray{tag}"
+    assert pulled(copy) == {"repository/darkroom", "repository/copies/xray"}
+
+
+def test_kubernetes_has_the_daemon_behind_marks() -> None:
+    """With the marks taken away it is the daemon of ECS."""
+    marked = (INFRA / "keda.yaml").read_text().replace("#xray ", "")
+    pod = next(one for one in yaml.safe_load_all(marked) if one["kind"] == "Deployment")["spec"]["template"]["spec"]
+    worker, daemon = pod["containers"]
+    ours = containers(Tracing="Active", TracingImage=BODY["Parameters"]["TracingImage"]["Default"])[1]
+    assert {"name": "AWS_XRAY_DAEMON_ADDRESS", "value": "127.0.0.1:2000"} in worker["env"]
+    assert (daemon["name"], daemon["image"], daemon["args"]) == (ours["Name"], ours["Image"], ours["Command"])
+    assert daemon["resources"]["limits"]["memory"] == f"{ours['Memory']}Mi"
 
 
 def test_the_names_are_the_other_stacks() -> None:
@@ -153,7 +195,7 @@ def test_kubernetes_runs_the_same_worker() -> None:
     kinds = {one["kind"]: one for one in documents}
     pod = kinds["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    (ours,) = BODY["Resources"]["Task"]["Properties"]["ContainerDefinitions"]
+    (ours,) = containers()
     assert {one["name"] for one in container["env"]} <= {spec.name.upper() for spec in variables()}
     assert pod["terminationGracePeriodSeconds"] == ours["StopTimeout"]
     assert container["resources"]["requests"]["memory"] == f"{ours['MemoryReservation'] // 1024}Gi"

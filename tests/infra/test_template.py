@@ -44,6 +44,7 @@ NOT_ON_LAMBDA = {
     "aws_profile": "functions have roles",
     "aws_ec2_metadata_service_endpoint": "no EC2",
     "aws_lambda_runtime_api": "Lambda sets it",
+    "aws_xray_daemon_address": "Lambda sets it",
     "ecs_agent_uri": "no ECS",
 }
 
