@@ -45,8 +45,8 @@ $(DEBIAN):
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends buildah debootstrap; }
 	mkdir -p build && touch $@
 
-# Minutes: hundreds of rounds of tasks that meet, stop and go, a worker's memory over 500 tasks, the life of a task under
-# any interleaving, and three workers under kills and injected faults. With SEED or TASKS only the last, with these.
+# Minutes: hundreds of rounds of tasks that meet, stop and go, a worker's memory over 500 tasks,
+# and three workers under kills and injected faults. With SEED or TASKS only the last, with these.
 chaos: $(VENV)/installed
 ifeq ($(SEED)$(TASKS),)
 	$(BIN)/pytest tests/chaos -m chaos -s

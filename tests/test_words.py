@@ -34,6 +34,13 @@ def test_every_setting_is_in_the_readme_with_its_default_and_text() -> None:
     assert written == {}
 
 
+def test_every_file_that_the_readme_shows_or_links_is_in_the_repository() -> None:
+    named = set(re.findall(r"\]\((?!https?://|#)([^)#]+)", README))
+    kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    there = set(kept.stdout.split()) or {str(one.relative_to(ROOT)) for one in ROOT.rglob("*")}
+    assert {one for one in named if one.rstrip("/") not in there and not any(f.startswith(one) for f in there)} == set()
+
+
 def test_every_error_code_is_in_the_readme() -> None:
     assert {row[0].strip("`") for row in table("Errors")} == set(CODES)
 

@@ -101,13 +101,15 @@ class Held:
 class MemoryQueue:
     """What handlers need of a TaskQueue. Any visible message may come next, and may come to two receivers at once."""
 
+    url = "memory"
+
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._given = 0
         self.messages: list[Held] = []
         self.fault: Fault = "none"
 
-    def send(self, body: str, delay: float = 0) -> str:
+    def send(self, body: str, delay: float = 0, *, trace: str | None = None) -> str:
         fault, self.fault = self.fault, "none"
         if fault == "before":
             raise ServiceFault("not sent")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from handler.attempt import Attempt
     from handler.taskqueue import Message
 
-pytestmark = pytest.mark.chaos
 LEASE = 60
 SETTINGS = Settings(bucket="model", queue_url="model", lease=LEASE)
 NAMES = ("a", "b", "c")
