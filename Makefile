@@ -7,8 +7,11 @@ MINISTACK := .venv-ministack
 AWSCLI := .venv-awscli
 IMAGE_BASE := localhost/base:bookworm
 DEBIAN := build/debian-packages
+CHROMIUM := /usr/bin/chromium
+AXE := build/axe-core/package/axe.min.js
+AXE_VERSION := 4.14.1
 
-.PHONY: run serve test test-emulators infra test-image image image-base chaos lint check bench clean
+.PHONY: run serve test test-browser test-emulators infra test-image image image-base chaos lint lint-api check bench clean
 
 run: $(VENV)/installed
 	$(BIN)/darkroom invoke "$(PROMPT)" --out pictures
@@ -18,6 +21,18 @@ serve: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/pytest
+
+# The page in Chromium, against darkroom serve. Installs Debian's chromium where it is missing (as root), and fetches
+# axe-core from npm's registry into build/.
+test-browser: $(VENV)/installed $(CHROMIUM) $(AXE)
+	$(BIN)/pytest tests/browser -m browser
+
+$(CHROMIUM):
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
+
+$(AXE): Makefile
+	mkdir -p build/axe-core
+	cd build && npm pack --silent axe-core@$(AXE_VERSION) && tar -xzmf axe-core-$(AXE_VERSION).tgz -C axe-core
 
 # Installs MiniStack, an AWS emulator that checks signatures and serves real races, into an environment of its own.
 test-emulators: $(VENV)/installed $(MINISTACK)/installed
@@ -58,6 +73,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# A second opinion on the API's description; needs Node, whose npx fetches the linter. (The tests have rules of their own.)
+lint-api: $(VENV)/installed
+	mkdir -p build
+	$(BIN)/python -c 'import json; from handler.openapi import document; print(json.dumps(document(), indent=1))' > build/openapi.json
+	REDOCLY_TELEMETRY=off npx --yes @redocly/cli@2.77.0 lint build/openapi.json
 
 check: lint test
 

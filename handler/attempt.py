@@ -5,21 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from . import tasks
 from .errors import DarkroomError, LostRace, ServiceFault, Suspended, TimedOut
 from .logs import logger
 from .pace import Pace
-from .storage import preview_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from .engine import Running
+    from .engine import EncodedImage, Running
+    from .s3 import Stored
     from .settings import Settings
-    from .storage import Stored, TaskStore
+    from .storage import TaskStore, Upload
     from .taskqueue import Message, TaskQueue
 
 RESERVE = 5.0
@@ -44,9 +45,10 @@ class Attempt:
         record: tasks.Record,
         message: Message,
         deadline: float = float("inf"),
+        upload: Upload | None = None,
     ) -> None:
         self._store, self._queue, self._now, self._message = store, queue, now, message
-        self._stored, self.record = stored, record
+        self._stored, self.record, self.input = stored, record, upload
         self._lease = timedelta(seconds=settings.lease)
         self._checkpoint_every = settings.checkpoint_every
         self._deadline = deadline
@@ -161,7 +163,7 @@ class Attempt:
         body = self._running.preview() if self._previews and self._running else b""
         if not body:
             return None
-        key = preview_key(self.record.task_id)
+        key = self._store.preview_key(self.record.task_id)
         self._store.put_image(key, body, "image/jpeg")
         return key
 
@@ -174,6 +176,20 @@ class Attempt:
             self._hidden_at = self._now()
         except ServiceFault as fault:
             logger.warning("the message may come back early", task_id=self.record.task_id, fault=str(fault))
+
+    def upload(self, index: int, image: EncodedImage) -> tasks.Image:
+        """Writes an image that no record names yet: a crash after it leaves it to the doctor."""
+        key = self._store.image_key(self.record.task_id, self.record.attempt, index, image.extension)
+        self._store.put_image(key, image.body, image.content_type)
+        return tasks.Image(
+            key=key,
+            seed=image.seed,
+            width=image.width,
+            height=image.height,
+            content_type=image.content_type,
+            bytes=len(image.body),
+            sha256=sha256(image.body).hexdigest(),
+        )
 
     def complete(self, images: list[tasks.Image], timings: tasks.Timings, **run: Any) -> None:
         """The commit mark. A crash before it leaves images that no record names, and the task to the next attempt."""

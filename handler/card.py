@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -12,7 +13,17 @@ from .request import Contract, GenerationRequest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OPTIONAL = ("negative_prompt", "num_inference_steps", "guidance_scale", "seed", "width", "height", "num_images")
+OPTIONAL = (
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "seed",
+    "width",
+    "height",
+    "num_images",
+    "image",
+    "strength",
+)
 """Request fields that a pipeline may not know; each is refused by name where it does not."""
 TUTORIAL = {"num_inference_steps": 50, "guidance_scale": 7.5}
 """Defaults where neither the card nor the pipeline has one."""
@@ -21,6 +32,7 @@ TUTORIAL = {"num_inference_steps": 50, "guidance_scale": 7.5}
 class Defaults(Contract):
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    strength: float | None = None
     width: int | None = None
     height: int | None = None
 
@@ -42,6 +54,7 @@ class ModelCard(Contract):
     pipeline: str = Field(description="diffusers' class name")
     dtype: str
     parameters: list[str] = Field(description="Optional request fields that the pipeline takes")
+    required: list[str] = Field(default_factory=list, description="Those of them that it cannot do without")
     defaults: Defaults = Field(default_factory=Defaults)
     limits: Limits = Field(default_factory=Limits)
     size_multiple: int = Field(8, ge=1, description="Width and height must be multiples of it")
@@ -55,11 +68,26 @@ class ModelCard(Contract):
                 continue
             if name not in self.parameters:
                 found.append(Fault(name, f"{self.pipeline} does not take it"))
-            elif reason := self._over(name, value):
+            elif reason := self.over(name, value):
                 found.append(Fault(name, reason))
-        return found
+        found += [Fault(name, f"{self.pipeline} needs it") for name in self.required if values.get(name) is None]
+        return found + self._no_step_left(values)
 
-    def _over(self, name: str, value: int) -> str | None:
+    def _no_step_left(self, values: Mapping[str, Any]) -> list[Fault]:
+        """A strength so low that the input image would come back as it is."""
+        steps = values.get("num_inference_steps") or self.defaults.num_inference_steps
+        strength = values.get("strength")
+        if strength is None:
+            strength = self.defaults.strength
+        if values.get("image") is None or "strength" not in self.parameters or not steps or strength is None:
+            return []
+        if int(steps * strength) >= 1:
+            return []
+        least = math.ceil(1000 / steps) / 1000
+        return [Fault("strength", f"{strength:g} of {steps} steps is less than one; give at least {least:g}")]
+
+    def over(self, name: str, value: int) -> str | None:
+        """Why this model refuses the number, in words that begin with it; None if it does not."""
         limits = self.limits
         if name in {"width", "height"}:
             if not limits.min_side <= value <= limits.max_side:
@@ -71,8 +99,15 @@ class ModelCard(Contract):
         return None
 
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with what was left out filled in, so that the record tells what was run."""
+        """The request with what was left out filled in, so that the record tells what was run.
+
+        Without ``width`` and ``height`` a picture from an input image has that image's own size.
+        """
         defaults = self.defaults.model_dump()
+        if request.image is None:
+            del defaults["strength"]
+        elif request.width is None and request.height is None:
+            del defaults["width"], defaults["height"]
         missing = {
             name: default
             for name, default in defaults.items()

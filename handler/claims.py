@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from . import tasks
+from . import inputs, tasks
 from .attempt import Attempt
 from .errors import Conflict, DarkroomError, InvalidRequest, LostRace, ServiceFault
 from .logs import logger
@@ -37,7 +37,7 @@ class Claims:
         new_id: Callable[[], str],
         new_seed: Callable[[], int],
     ) -> None:
-        self._settings, self._store, self._queue, self._worker = settings, store, queue, worker
+        self._settings, self._everyone, self._queue, self._worker = settings, store, queue, worker
         self._now, self._new_id, self._new_seed = now, new_id, new_seed
         self._meter = Meter(settings)
         self._keep = timedelta(days=settings.retention_days)
@@ -47,10 +47,11 @@ class Claims:
         self, task_id: str, request: GenerationRequest, message: Message, engine: Engine, deadline: float
     ) -> Attempt:
         """Raises Finished, Held, Conflict, or LostRace when another worker was faster."""
-        now, card = self._now(), engine.card
-        stored = self._store.read(task_id)
+        now, card, store = self._now(), engine.card, self._everyone.of(message.tenant)
+        stored = store.read(task_id)
         if stored is None:
-            record = tasks.create(task_id, request, self._new_seed(), message.sent_at(now), self._keep)
+            asked_at = message.sent_at(now)
+            record = tasks.create(task_id, request, self._new_seed(), asked_at, self._keep, store.tenant)
         else:
             record = tasks.Record.from_json(stored.body)
             if not record.asks_for(request):
@@ -64,14 +65,15 @@ class Claims:
             request=card.resolve(record.request or request),
             model=tasks.ModelRef(id=card.id, revision=card.revision, pipeline=card.pipeline, dtype=card.dtype),
         )
+        claimed, upload = inputs.found(store, claimed)
         if stored is None:
-            self._store.index(record)
-            stored = self._store.create(claimed)
+            store.index(record)
+            stored = store.create(claimed)
         else:
-            stored = self._store.change(stored, claimed)
+            stored = store.change(stored, claimed)
         # A crash from here on leaves ``processing`` with a lease that runs out; the message comes back by itself.
         return Attempt(
-            self._store,
+            store,
             self._queue,
             self._settings,
             self._now,
@@ -79,25 +81,27 @@ class Claims:
             record=claimed,
             message=message,
             deadline=deadline,
+            upload=upload,
         )
 
-    def reject(self, task_id: str, fault: DarkroomError, request: GenerationRequest | None) -> None:
+    def reject(self, task_id: str, fault: DarkroomError, request: GenerationRequest | None, tenant: str | None) -> None:
         """Writes a failed record where the sender looks for it: a new one, or the task's own where it waits for just
         this ``request`` (taken before the model was known, say). Another task's record is never touched.
         """
         logger.warning("refused", task_id=task_id, code=fault.code, fault=fault.message)
-        stored = self._store.read(task_id)
+        store = self._everyone.of(tenant)
+        stored = store.read(task_id)
         if stored is None:
-            record = tasks.reject(task_id, fault, self._now(), self._keep)
-            self._store.index(record)
-            self._store.create(record)
+            record = tasks.reject(task_id, fault, self._now(), self._keep, store.tenant)
+            store.index(record)
+            store.create(record)
             self._meter.failed(fault.code)
             return
         record = tasks.Record.from_json(stored.body)
         if request is None or not record.asks_for(request) or record.status != "pending":
             logger.info("the refused message names a task of its own way", task_id=task_id, status=record.status)
             return
-        self._store.change(stored, tasks.fail(record, now=self._now(), fault=fault))
+        store.change(stored, tasks.fail(record, now=self._now(), fault=fault))
         self._meter.failed(fault.code)
 
     def park(self, message: Message) -> None:
@@ -105,11 +109,12 @@ class Claims:
         parsed = parse(message.body)
         task_id = parsed.task_id or message.message_id
         try:
-            if self._store.read(task_id) is None:
+            store = self._everyone.of(message.tenant)
+            if store.read(task_id) is None:
                 asked_at = message.sent_at(self._now())
-                record = tasks.create(task_id, parsed.accept(), self._new_seed(), asked_at, self._keep)
-                self._store.index(record)
-                self._store.create(record)
+                record = tasks.create(task_id, parsed.accept(), self._new_seed(), asked_at, self._keep, store.tenant)
+                store.index(record)
+                store.create(record)
         except (InvalidRequest, LostRace, ServiceFault) as fault:
             # The message comes back, and with it all of this.
             logger.info("not recorded yet", task_id=task_id, fault=fault.message)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-import urllib.request
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,41 +11,54 @@ import typer
 from rich.console import Console
 
 from . import tasks
-from .errors import DarkroomError, Internal, InvalidRequest, ModelUnavailable, SettingsError
+from .errors import DarkroomError, InvalidRequest, ModelUnavailable, SettingsError
 from .logs import logger
 from .operations import operations
-from .settings import Settings
+from .options import (
+    Endpoint,
+    Format,
+    Guidance,
+    Height,
+    Json,
+    ModelOption,
+    Name,
+    Negative,
+    Number,
+    Prompt,
+    Quality,
+    Seed,
+    Source,
+    Steps,
+    Strength,
+    Tags,
+    Width,
+    given,
+)
+from .remote import remote
+from .showing import document, shown
 
 if TYPE_CHECKING:
-    from .status import Status
+    from .client import Picture
+    from .responses import ResultResponse
+    from .settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(remote)
 app.add_typer(operations)
 err = Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for scripts")]
-Endpoint = Annotated[
-    str | None, typer.Option(help="Use the AWS at this URL (BUCKET and QUEUE_URL set) in place of the embedded one")
-]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Hub id, folder or s3://bucket/prefix")]
-Prompt = Annotated[str | None, typer.Argument(help="What to draw")]
-Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What to keep out of the picture")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps, 1 to 200")]
-Guidance = Annotated[float | None, typer.Option("--guidance", help="How closely to follow the prompt, 0 to 50")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same picture")]
-Width = Annotated[int | None, typer.Option(help="Pixels")]
-Height = Annotated[int | None, typer.Option(help="Pixels")]
-Number = Annotated[int | None, typer.Option("--num-images", help="1 to 8")]
-Format = Annotated[str | None, typer.Option("--format", help="png, jpeg or webp")]
-Quality = Annotated[int | None, typer.Option(help="1 to 100, for jpeg and webp")]
-Name = Annotated[str | None, typer.Option("--task-id", help="Names the task")]
+PATIENCE = 60.0
+"""Seconds for which a picture is asked for."""
 
 
 def main() -> None:
-    """Exit status: 0 done, 1 the task failed or something broke, 2 the command line or a setting is wrong."""
+    """Exit status: 0 done, 1 the task did not complete or something broke, 2 the command line, a setting or the request
+    is wrong, 3 the task was not over in time and goes on, 130 interrupted.
+    """
     try:
         app()
     except DarkroomError as fault:
+        if "--json" in sys.argv:
+            typer.echo(json.dumps(fault.envelope()))
         err.print(f"{fault.code} {fault.message}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2 if isinstance(fault, SettingsError | InvalidRequest) else 1)
 
@@ -63,9 +73,12 @@ def invoke(
     width: Width = None,
     height: Height = None,
     num_images: Number = None,
+    image: Source = None,
+    strength: Strength = None,
     output_format: Format = None,
     quality: Quality = None,
     task_id: Name = None,
+    tag: Tags = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures")] = Path("pictures"),
     event: Annotated[
         Path | None,
@@ -86,7 +99,7 @@ def invoke(
         if event is not None:
             results = invoke_event(settings, _recorded(event))
         else:
-            asked = _body(
+            asked = given(
                 prompt=prompt,
                 negative_prompt=negative_prompt,
                 num_inference_steps=steps,
@@ -95,15 +108,22 @@ def invoke(
                 width=width,
                 height=height,
                 num_images=num_images,
+                image=_uploaded(settings, image),
+                strength=strength,
                 output_format=output_format,
                 quality=quality,
                 task_id=task_id,
+                tags=tag,
             )
             results = [invoke_request(settings, asked, quiet=as_json)]
-        for result in results:
-            result["files"] = [str(path) for path in download(result, out)]
-        _show(results, as_json=as_json)
-    if any(result["status"] != "completed" for result in results):
+        told = [_fetched(one, out) for one in results]
+    if as_json:
+        files = [[str(path) for _, path in saved] for _, saved in told]
+        document([one | {"files": paths} for one, paths in zip(results, files, strict=True)])
+    else:
+        for result, saved in told:
+            shown(result, saved)
+    if any(one["status"] != "completed" for one in results):
         raise typer.Exit(1)
 
 
@@ -112,10 +132,14 @@ def serve(
     port: Annotated[int, typer.Option(help="On 127.0.0.1; 0 takes a free one")] = 8000,
     model: ModelOption = None,
     endpoint: Endpoint = None,
+    tenants: Annotated[bool, typer.Option("--tenants", help="Tell callers apart by the header X-API-Key")] = False,
 ) -> None:
     """Serves the HTTP API with a worker beside it until Ctrl-C."""
     from .local.session import serve_forever, surroundings
+    from .settings import use
 
+    if tenants:
+        use(TENANTS="header")
     with surroundings(endpoint, model) as settings:
         err.print(f"AWS at {settings.aws_endpoint_url or 'its own place'}, bucket {settings.bucket}", highlight=False)
         worked = serve_forever(settings, port, lambda text: err.print(text, highlight=False))
@@ -129,74 +153,6 @@ def worker() -> None:
     from .worker import main as work
 
     raise typer.Exit(work())
-
-
-@app.command()
-def submit(
-    prompt: Annotated[str, typer.Argument(help="What to draw")],
-    negative_prompt: Negative = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = None,
-    num_images: Number = None,
-    task_id: Name = None,
-    as_json: Json = False,
-) -> None:
-    """Records and queues a task of the deployment that BUCKET and QUEUE_URL name; prints its id."""
-    from .storage import TaskStore
-    from .submit import Submit
-    from .taskqueue import TaskQueue
-
-    settings = Settings.load()
-    asked = _body(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        seed=seed,
-        num_images=num_images,
-        task_id=task_id,
-    )
-    record = Submit(settings, TaskStore(settings), TaskQueue(settings)).submit(json.dumps(asked))
-    typer.echo(json.dumps({"task_id": record.task_id, "status": record.status}) if as_json else record.task_id)
-
-
-@app.command()
-def status(task_id: str, as_json: Json = False) -> None:
-    """Shows a task: its record, with presigned URLs."""
-    _show([_status().result(task_id)], as_json=as_json)
-
-
-@app.command()
-def cancel(task_id: str) -> None:
-    """Cancels a task; a worker that is drawing it stops within seconds."""
-    from .storage import TaskStore
-    from .submit import Submit
-    from .taskqueue import TaskQueue
-
-    settings = Settings.load()
-    record = Submit(settings, TaskStore(settings), TaskQueue(settings)).cancel(task_id)
-    typer.echo(f"{task_id} is {record.status}")
-
-
-@app.command()
-def wait(
-    task_id: str,
-    timeout: Annotated[float, typer.Option(help="Seconds")] = 600,
-    out: Annotated[Path | None, typer.Option(help="Folder for the pictures")] = None,
-    as_json: Json = False,
-) -> None:
-    """Waits until a task is terminal, then shows it, and fetches its pictures where --out says so."""
-    reader, deadline = _status(), time.monotonic() + timeout
-    result = reader.result(task_id)
-    while result["status"] not in tasks.TERMINAL and time.monotonic() < deadline:
-        time.sleep(min(2.0, max(0.0, deadline - time.monotonic())))
-        result = reader.result(task_id)
-    if out is not None:
-        result["files"] = [str(path) for path in download(result, out)]
-    _show([result], as_json=as_json)
-    if result["status"] != "completed":
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -271,21 +227,14 @@ def card(model: ModelOption = None) -> None:
     engine.close()
 
 
-def download(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Fetches a result's images through their presigned URLs into ``folder``; checks each against its sha256."""
-    paths = []
-    for index, image in enumerate(result["images"]):
-        with urllib.request.urlopen(image["url"], timeout=60) as reply:  # noqa: S310
-            body = reply.read()
-        if sha256(body).hexdigest() != image["sha256"]:
-            raise Internal("the image that came back is not the one that was written")
-        suffix = "" if len(result["images"]) == 1 else f"-{index}"
-        extension = image["content_type"].removeprefix("image/").replace("jpeg", "jpg")
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{result['task_id']}{suffix}.{extension}"
-        path.write_bytes(body)
-        paths.append(path)
-    return paths
+def _fetched(result: dict[str, Any], folder: Path) -> tuple[ResultResponse, list[tuple[Picture, Path]]]:
+    from .client.net import Net
+    from .client.patience import World
+    from .client.pictures import fetch
+    from .responses import ResultResponse
+
+    told = ResultResponse.model_validate(result, extra="ignore")
+    return told, [(one, one.save(folder)) for one in fetch(told, Net(), PATIENCE, World())]
 
 
 def _recorded(file: Path) -> dict[str, Any]:
@@ -297,40 +246,17 @@ def _recorded(file: Path) -> dict[str, Any]:
     return event
 
 
-def _body(**given: Any) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _status() -> Status:
-    from .status import Status
+def _uploaded(settings: Settings, file: Path | None) -> str | None:
+    """The name under which requests find the file's image."""
+    from .client.asking import kind_of
     from .storage import TaskStore
+    from .world import new_id
 
-    settings = Settings.load()
-    return Status(settings, TaskStore(settings))
-
-
-def _show(results: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        return typer.echo(json.dumps(results[0] if len(results) == 1 else results))
-    for result in results:
-        _show_one(result)
-    return None
-
-
-def _show_one(result: dict[str, Any]) -> None:
-    from .settings import terminal_variables
-    from .terminal import picture_escape
-
-    typer.echo(json.dumps(result, indent=2))
-    for image, path in zip(result["images"], result.get("files", []), strict=False):
-        drawn = picture_escape(Path(path).read_bytes(), image["content_type"], terminal_variables())
-        if drawn and sys.stdout.isatty():
-            typer.echo(drawn)
-        typer.echo(f"{path}  seed {image['seed']}  sha256 {image['sha256']}")
-    if result["timings"]:
-        typer.echo("seconds: " + ", ".join(f"{name} {value:.3g}" for name, value in result["timings"].items()))
-    if result["error"]:
-        typer.echo(f"{result['error']['code']}: {result['error']['message']}", err=True)
+    if file is None:
+        return None
+    upload_id, body = new_id(), file.read_bytes()
+    TaskStore(settings).put_upload(upload_id, body, kind_of(body))
+    return upload_id
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from . import tasks
 from .errors import Conflict, DarkroomError, Finished, Held, RetriesExhausted, ServiceFault
 from .logs import logger
 from .metrics import Meter
-from .request import parse
+from .request import Parsed, parse
 from .settings import Settings
 from .storage import TaskStore
 from .taskqueue import Message, TaskQueue, message_of
+from .tenants import misaddressed
 from .world import new_seed, utc_now
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-
-    from .request import Parsed
 
 
 class DeadLetters:
@@ -73,27 +72,31 @@ class DeadLetters:
         """Writes the failure where the task's caller looks. Raises Finished, Held, Conflict, LostRace, ServiceFault."""
         parsed = parse(message.body)
         task_id = parsed.task_id or message.message_id
-        stored = self._store.read(task_id)
+        if (fault := misaddressed(message)) is not None:
+            store, task_id, parsed = self._store.of(None), message.message_id, Parsed(None, fault.details, None)
+        else:
+            store = self._store.of(message.tenant)
+        stored = store.read(task_id)
         if stored is None:
-            lost = self._unheard_of(task_id, parsed, message)
-            self._store.index(lost)
-            self._store.create(lost)
+            lost = self._unheard_of(task_id, parsed, message, store.tenant)
+            store.index(lost)
+            store.create(lost)
         else:
             record = tasks.Record.from_json(stored.body)
             if parsed.request is not None and not record.asks_for(parsed.request):
                 raise Conflict(f"the task_id {task_id} names another request")
-            self._store.change(stored, tasks.exhaust(record, now=self._now()))
+            store.change(stored, tasks.exhaust(record, now=self._now()))
         # A crash from here on leaves the message: it meets a terminal record.
         self._meter.failed("RETRIES_EXHAUSTED")
-        logger.error("given up", task_id=task_id)
+        logger.error("given up", task_id=task_id, tenant=store.tenant)
 
-    def _unheard_of(self, task_id: str, parsed: Parsed, message: Message) -> tasks.Record:
+    def _unheard_of(self, task_id: str, parsed: Parsed, message: Message, tenant: str | None) -> tasks.Record:
         """A raw message that no worker could even write down, as while S3 refused all of them."""
         now = self._now()
         if parsed.request is None:
             fault = RetriesExhausted("given up: the message holds no valid request, and no worker could say so")
-            return tasks.reject(task_id, fault, now, self._keep)
-        pending = tasks.create(task_id, parsed.request, self._new_seed(), message.sent_at(now), self._keep)
+            return tasks.reject(task_id, fault, now, self._keep, tenant)
+        pending = tasks.create(task_id, parsed.request, self._new_seed(), message.sent_at(now), self._keep, tenant)
         return tasks.exhaust(pending, now=now)
 
     def _wait(self, message: Message, seconds: float) -> None:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import errno
 import time
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from . import tasks
+from . import inputs, tasks
 from .attempt import TAIL
 from .errors import DarkroomError, Internal, LostRace, PipelineRefused, Suspended, WorkerBroken
 from .logs import logger
-from .storage import image_key
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from .attempt import Attempt
-    from .engine import Developed, EncodedImage, Engine
+    from .engine import Developed, Engine
     from .metrics import Meter
     from .pipeline import Pipeline
-    from .storage import TaskStore
 
 DISK_GONE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
@@ -28,8 +25,8 @@ DISK_GONE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 class Developing:
     """What a process does with the attempts that it holds."""
 
-    def __init__(self, store: TaskStore, pipeline: Pipeline, meter: Meter) -> None:
-        self._store, self._pipeline, self._meter = store, pipeline, meter
+    def __init__(self, pipeline: Pipeline, meter: Meter) -> None:
+        self._pipeline, self._meter = pipeline, meter
         self._tail = TAIL
 
     def develop(self, attempt: Attempt, engine: Engine, began: float, place: ExitStack) -> None:
@@ -63,12 +60,13 @@ class Developing:
         if request is None:
             raise Internal("a claimed record has a request")
         attempt.tail = self._tail
-        developed = engine.develop(request, attempt, attempt.checkpoint())
+        image = inputs.body_of(attempt.record, attempt.input)
+        developed = engine.develop(request, attempt, attempt.checkpoint(), image)
         place.close()  # encoding and upload need no place: the next task starts meanwhile
         encoding = time.perf_counter()
         encoded = engine.encode(developed, request)
         uploading = time.perf_counter()
-        images = [self._upload(attempt, index, image) for index, image in enumerate(encoded)]
+        images = [attempt.upload(index, image) for index, image in enumerate(encoded)]
         ended = time.perf_counter()
         # Of the last tasks more than of the first ones, which came cold.
         self._tail = (self._tail + developed.decode + ended - encoding) / 2
@@ -84,19 +82,6 @@ class Developing:
         attempt.complete(images, timings, batch_size=developed.batch_size, cold_start=cold)
         self._meter.completed(attempt.record, developed)
         logger.info("completed", task_id=attempt.record.task_id, seconds=timings.total)
-
-    def _upload(self, attempt: Attempt, index: int, image: EncodedImage) -> tasks.Image:
-        key = image_key(attempt.record.task_id, attempt.record.attempt, index, image.extension)
-        self._store.put_image(key, image.body, image.content_type)
-        return tasks.Image(
-            key=key,
-            seed=image.seed,
-            width=image.width,
-            height=image.height,
-            content_type=image.content_type,
-            bytes=len(image.body),
-            sha256=sha256(image.body).hexdigest(),
-        )
 
     def _give_up(self, attempt: Attempt, fault: DarkroomError) -> None:
         """A permanent fault ends the task; a passing one, or one of this worker, gives it back."""

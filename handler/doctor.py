@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    from .storage import Stored, Traces
+    from .s3 import Stored
+    from .storage import Traces
     from .taskqueue import Backlog
 
 Kind = Literal["pending without a message", "processing without a worker", "images without a record", "old checkpoint"]
@@ -40,6 +41,7 @@ class Finding:
     task_id: str
     since: datetime
     mended: bool = False
+    tenant: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"since": self.since.isoformat()}
@@ -55,67 +57,86 @@ class Doctor:
         self._stuck_after = timedelta(seconds=settings.stuck_after)
 
     def examine(self, *, fix: bool) -> list[Finding]:
-        """All that is wrong, mended where ``fix``. Raises ServiceFault; what was mended before it stays mended."""
+        """All that is wrong, of every tenant, mended where ``fix``. Raises ServiceFault; what was mended before it
+        stays mended.
+        """
         backlog = self._queue.backlog()
         findings: list[Finding] = []
-        for traces in self._store.survey():
-            for finding in self._examine(traces, backlog, fix=fix):
-                logger.warning("found", **finding.to_json())
-                findings.append(finding)
+        for store in self._store.everyone():
+            visit = _Visit(store, self._queue, backlog, self._now, self._stuck_after, fix)
+            for traces in store.survey():
+                for finding in visit.look(traces):
+                    logger.warning("found", **finding.to_json())
+                    findings.append(finding)
         return findings
 
-    def _examine(self, traces: Traces, backlog: Backlog, *, fix: bool) -> Iterator[Finding]:
+
+@dataclass(frozen=True)
+class _Visit:
+    """What the doctor does for one tenant in one round."""
+
+    store: TaskStore
+    queue: TaskQueue
+    backlog: Backlog
+    now: Callable[[], datetime]
+    stuck_after: timedelta
+    fix: bool
+
+    def look(self, traces: Traces) -> Iterator[Finding]:
         if _looks_completed(traces):
             return
-        stored = self._store.read(traces.task_id)
+        stored = self.store.read(traces.task_id)
         if stored is None:
-            yield from self._leftovers(traces, set(), fix=fix)
+            yield from self._leftovers(traces, set())
             return
         record = tasks.Record.from_json(stored.body)
         if record.status in tasks.TERMINAL:
-            yield from self._leftovers(traces, {image.key for image in record.images}, fix=fix)
+            yield from self._leftovers(traces, {image.key for image in record.images})
         else:
-            yield from self._stuck(stored, record, backlog, fix=fix)
+            yield from self._stuck(stored, record)
 
-    def _stuck(self, stored: Stored, record: tasks.Record, backlog: Backlog, *, fix: bool) -> Iterator[Finding]:
-        now = self._now()
+    def _found(self, kind: Kind, task_id: str, since: datetime, mended: bool) -> Finding:
+        return Finding(kind, task_id, since, mended, self.store.tenant)
+
+    def _stuck(self, stored: Stored, record: tasks.Record) -> Iterator[Finding]:
+        now = self.now()
         if record.status == "processing" and record.lease is not None:
             since = record.lease.expires_at
             # Its message should be back by now: hidden for a lease at most, or for the queue's own time under Lambda.
-            if now - since > self._stuck_after:
-                mended = fix and self._send(stored, record, tasks.expire)
-                yield Finding("processing without a worker", record.task_id, since, mended)
+            if now - since > self.stuck_after:
+                mended = self.fix and self._send(stored, record, tasks.expire)
+                yield self._found("processing without a worker", record.task_id, since, mended)
             return
         since = record.queued_at or record.created_at
-        lost = timedelta(seconds=backlog.retention) if not backlog.empty else self._stuck_after
-        if now - since > max(lost, self._stuck_after):
-            mended = fix and self._send(stored, record, tasks.requeue)
-            yield Finding("pending without a message", record.task_id, since, mended)
+        lost = timedelta(seconds=self.backlog.retention) if not self.backlog.empty else self.stuck_after
+        if now - since > max(lost, self.stuck_after):
+            mended = self.fix and self._send(stored, record, tasks.requeue)
+            yield self._found("pending without a message", record.task_id, since, mended)
 
     def _send(self, stored: Stored, record: tasks.Record, move: Callable[..., tasks.Record]) -> bool:
         """Record first: of two doctors one sends. A crash between leaves the task to a later round."""
         if record.request is None:
             return False
         try:
-            self._store.change(stored, move(record, now=self._now()))
+            self.store.change(stored, move(record, now=self.now()))
         except (LostRace, Refused):
             return False  # somebody came for it after all
-        self._queue.send(record.request.message(record.task_id))
+        self.queue.send(record.request.message(record.task_id), tenant=self.store.tenant)
         return True
 
-    def _leftovers(self, traces: Traces, named: set[str], *, fix: bool) -> Iterator[Finding]:
+    def _leftovers(self, traces: Traces, named: set[str]) -> Iterator[Finding]:
         """Images of attempts that lost their task, and checkpoints that nobody resumes: deleted once they are old."""
-        before = self._now() - ORPHANED_AFTER
+        before = self.now() - ORPHANED_AFTER
         orphans = {key: at for key, at in traces.images.items() if key not in named and at < before}
         if orphans:
-            if fix:
+            if self.fix:
                 for key in orphans:
-                    self._store.delete_image(key)
-            yield Finding("images without a record", traces.task_id, min(orphans.values()), fix)
+                    self.store.delete_image(key)
+            yield self._found("images without a record", traces.task_id, min(orphans.values()), self.fix)
         if traces.checkpoint is not None and traces.checkpoint < before:
-            if fix:
-                self._store.delete_checkpoint(traces.task_id)
-            yield Finding("old checkpoint", traces.task_id, traces.checkpoint, fix)
+            if self.fix:
+                self.store.delete_checkpoint(traces.task_id)
+            yield self._found("old checkpoint", traces.task_id, traces.checkpoint, self.fix)
 
 
 def _looks_completed(traces: Traces) -> bool:

@@ -4,13 +4,19 @@
 
     DarkroomError                 code               retryable  HTTP
     ├── InvalidRequest            INVALID_REQUEST    no         422
+    │   ├── MethodNotAllowed      INVALID_REQUEST    no         405   the path takes other methods
+    │   ├── TooLarge              INVALID_REQUEST    no         413
+    │   └── UnsupportedMediaType  INVALID_REQUEST    no         415
+    ├── Unidentified              INVALID_REQUEST    no         403   with tenants on, a request that names none
     ├── NotFound                  NOT_FOUND          no         404
     ├── Conflict                  CONFLICT           no         409
+    ├── QuotaExceeded             QUOTA_EXCEEDED     no         429   the day's budget is used up
     ├── ModelUnavailable          MODEL_UNAVAILABLE  yes        503
     ├── OutOfMemory               OUT_OF_MEMORY      no         500
     ├── UnsafeContent             UNSAFE_CONTENT     no         422
     ├── Cancelled                 CANCELLED          no         409
     ├── TimedOut                  TIMED_OUT          yes        504
+    ├── StillRunning              TIMED_OUT          yes        504   a client's wait is over; the task goes on
     ├── RetriesExhausted          RETRIES_EXHAUSTED  no         500
     ├── Internal                  INTERNAL           yes        500   a fault of ours, met while developing
     ├── PipelineRefused       INTERNAL           no         500   the pipeline's own check of its arguments failed
@@ -29,6 +35,7 @@ fault sends the message back, any other ends the task as ``failed``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -36,10 +43,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
+    from .responses import ResultResponse
+
 Code = Literal[
     "INVALID_REQUEST",
     "NOT_FOUND",
     "CONFLICT",
+    "QUOTA_EXCEEDED",
     "MODEL_UNAVAILABLE",
     "OUT_OF_MEMORY",
     "UNSAFE_CONTENT",
@@ -65,6 +75,8 @@ class DarkroomError(Exception):
     code: ClassVar[Code] = "INTERNAL"
     retryable: ClassVar[bool] = False
     http_status: ClassVar[int] = 500
+    retry_after: int | None = None
+    """Seconds after which the same call may go better, for the header ``Retry-After``."""
 
     def __init__(self, message: str, details: Iterable[Fault] = ()) -> None:
         super().__init__(message)
@@ -88,6 +100,35 @@ class InvalidRequest(DarkroomError):
         super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in details), details)
 
 
+class MethodNotAllowed(InvalidRequest):
+    """``allow`` holds the methods that the path takes."""
+
+    http_status: ClassVar[int] = 405
+
+    def __init__(self, method: str, allow: Iterable[str]) -> None:
+        self.allow = tuple(allow)
+        super().__init__([Fault("method", f"{method[:16]} is not one of {', '.join(self.allow)}")])
+
+
+class TooLarge(InvalidRequest):
+    """The body has more bytes than any valid request."""
+
+    http_status: ClassVar[int] = 413
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The body says that it is something else than JSON."""
+
+    http_status: ClassVar[int] = 415
+
+
+class Unidentified(DarkroomError):
+    """As API Gateway answers where a key or a signature is missing; for where it was not told to ask for one."""
+
+    code: ClassVar[Code] = "INVALID_REQUEST"
+    http_status: ClassVar[int] = 403
+
+
 class NotFound(DarkroomError):
     code: ClassVar[Code] = "NOT_FOUND"
     http_status: ClassVar[int] = 404
@@ -98,10 +139,23 @@ class Conflict(DarkroomError):
     http_status: ClassVar[int] = 409
 
 
+class QuotaExceeded(DarkroomError):
+    """``message`` says what is left; ``renews_in``: seconds until there is more."""
+
+    code: ClassVar[Code] = "QUOTA_EXCEEDED"
+    http_status: ClassVar[int] = 429
+
+    def __init__(self, message: str, renews_in: float, details: Iterable[Fault] = ()) -> None:
+        super().__init__(message, details)
+        self.retry_after = max(1, math.ceil(renews_in))
+
+
 class ModelUnavailable(DarkroomError):
     code: ClassVar[Code] = "MODEL_UNAVAILABLE"
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
+    retry_after = 30
+    """As long as the door believes what it has read of the model's health."""
 
 
 class OutOfMemory(DarkroomError):
@@ -124,6 +178,18 @@ class TimedOut(DarkroomError):
     http_status: ClassVar[int] = 504
 
 
+class StillRunning(DarkroomError):
+    """Raised by the client. ``result`` is the task as it was last seen, None where it never was."""
+
+    code: ClassVar[Code] = "TIMED_OUT"
+    retryable: ClassVar[bool] = True
+    http_status: ClassVar[int] = 504
+
+    def __init__(self, task_id: str, result: ResultResponse | None) -> None:
+        super().__init__(f"task {task_id} is {result.status if result else 'not seen yet'}, and goes on")
+        self.task_id, self.result = task_id, result
+
+
 class RetriesExhausted(DarkroomError):
     code: ClassVar[Code] = "RETRIES_EXHAUSTED"
 
@@ -141,6 +207,7 @@ class ServiceFault(DarkroomError):
 
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
+    retry_after = 5
 
 
 class Suspended(DarkroomError):

@@ -43,6 +43,7 @@ from .request import parse
 from .settings import Settings
 from .storage import TaskStore
 from .taskqueue import TaskQueue, message_of
+from .tenants import misaddressed
 from .tracing import Tracer
 from .world import new_id, new_seed, utc_now
 
@@ -94,7 +95,7 @@ class Generate:
         self._claims = Claims(settings, store, queue, worker=worker, now=now, new_id=new_id, new_seed=new_seed)
         self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3), chance)
         self._pipeline = Pipeline(settings, store, load, now)
-        self._developing = Developing(store, self._pipeline, Meter(settings))
+        self._developing = Developing(self._pipeline, Meter(settings))
         self._tracer = Tracer(settings, now)
         # Kept from one event to the next: OpenMP keeps memory for every thread that there ever was.
         self._threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
@@ -134,8 +135,8 @@ class Generate:
         self._heartbeat.abandon()
 
     def _serve_logged(self, message: Message, deadline: float) -> None:
-        """Every line that this thread logs meanwhile names the message, its trace and, once claimed, the task."""
-        logger.thread_safe_append_keys(message_id=message.message_id, trace_id=message.trace)
+        """Every line that this thread logs meanwhile names the message, its trace, its tenant and the claimed task."""
+        logger.thread_safe_append_keys(message_id=message.message_id, trace_id=message.trace, tenant=message.tenant)
         try:
             self._serve(message, deadline)
         finally:
@@ -178,6 +179,10 @@ class Generate:
         faults.
         """
         message = delivery.message
+        nobody = misaddressed(message)
+        if nobody is not None:
+            # Under its own name, and nobody's: the only place that is surely not another's task.
+            return self._claims.reject(message.message_id, nobody, None, None)
         parsed = parse(message.body, engine.card)
         task_id = parsed.task_id or message.message_id
         try:
@@ -195,12 +200,12 @@ class Generate:
         except Suspended as fault:
             # A message of its own, not this one given back: a task that outlasts many hosts must not look like poison.
             # A crash before the send leaves this message; one after it makes two, and one claim.
-            self._queue.send(request.message(task_id), trace=message.trace)
+            self._queue.send(request.message(task_id), trace=message.trace, tenant=message.tenant)
             logger.info("suspended", task_id=task_id, reason=fault.message)
         except InvalidRequest as fault:
-            self._claims.reject(task_id, fault, parsed.request)
+            self._claims.reject(task_id, fault, parsed.request, message.tenant)
         except Conflict as fault:
-            self._claims.reject(message.message_id, fault, None)
+            self._claims.reject(message.message_id, fault, None, message.tenant)
         except Finished as fault:
             logger.info("nothing to do", task_id=task_id, fault=fault.message)
 

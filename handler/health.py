@@ -23,11 +23,16 @@ with no worker started nobody finds out that the model loads again."""
 
 
 class Health(TypedDict):
-    """``model_status`` tells whether requests are taken; ``model`` is the card as JSON, None while unknown."""
+    """``model_status`` tells whether requests are taken; ``model`` is the card as JSON, None while unknown.
+
+    ``measured`` is how fast its worker found the model to be (:class:`handler.quote.Measured`), ``host`` what that is.
+    """
 
     model_status: str
     model: dict[str, Any] | None
     reason: str | None
+    measured: dict[str, Any] | None
+    host: str | None
 
 
 class ModelHealth:
@@ -51,22 +56,43 @@ class ModelHealth:
             found = None  # the door stays open: what S3 cannot say now, the submission itself will find out
         if found is None or found["model_id"] != self._settings.model_name:
             reason = "no worker has loaded this model yet; requests are taken and wait for one"
-            return Health(model_status="available", model=baked_card(self._settings), reason=reason)
+            return self._unknown(reason)
         failed_for = now - datetime.fromisoformat(found["at"])
         if found["model_status"] == "unavailable" and failed_for >= BELIEVE_FAILURE:
             reason = f"the last worker could not load it ({found['reason']}); requests are taken and wait for the next"
-            return Health(model_status="available", model=baked_card(self._settings), reason=reason)
-        return Health(model_status=found["model_status"], model=found["model"], reason=found["reason"])
+            return self._unknown(reason)
+        return Health(
+            model_status=found["model_status"],
+            model=found["model"],
+            reason=found["reason"],
+            measured=found.get("measured"),  # None from a worker of an earlier version
+            host=found.get("host"),
+        )
+
+    def _unknown(self, reason: str) -> Health:
+        card = baked_card(self._settings)
+        return Health(model_status="available", model=card, reason=reason, measured=None, host=None)
 
 
-def report(settings: Settings, now: datetime, *, card: dict[str, Any] | None, reason: str | None) -> dict[str, Any]:
+def report(
+    settings: Settings,
+    now: datetime,
+    *,
+    card: dict[str, Any] | None,
+    reason: str | None,
+    measured: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """The object that a worker writes when its pipeline has loaded (``card``) or failed to (``reason``)."""
+    from .quote import where  # a worker's business: those who read this need no price list
+
     status = "available" if card is not None else "unavailable"
     return {
         "model_id": settings.model_name,
         "model_status": status,
         "model": card,
         "reason": reason,
+        "measured": measured,
+        "host": where(settings),
         "at": now.astimezone(UTC).isoformat(),
     }
 

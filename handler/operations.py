@@ -34,6 +34,7 @@ def redrive(
     task: Annotated[list[str] | None, typer.Option("--task", help="A failed task; may be given several times")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every task that the queue had given up on")] = False,
     since: Annotated[str | None, typer.Option(help="With --all: ended since; 2026-01-31 or 12h")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose; --all without it means every tenant's")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would do, and do nothing")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a task on stdout")] = False,
 ) -> None:
@@ -45,12 +46,16 @@ def redrive(
     if bool(task) == every or (since and not every):
         raise typer.BadParameter("give --task ID or --all, and --since only with --all")
     settings = Settings.load()
-    redriver = Redrive(TaskStore(settings), TaskQueue(settings))
-    chosen = (redriver.one(one, dry_run=dry_run) for one in task or [])
-    for record in chosen if task else redriver.all(moment(since, utc_now()) if since else None, dry_run=dry_run):
-        line = {"task_id": record.task_id, "attempts": record.attempt, "redriven": not dry_run}
-        would = "would be pending again" if dry_run else "is pending again"
-        typer.echo(json.dumps(line) if as_json else f"{record.task_id} {would}, after {record.attempt} attempts")
+    store, queue, after = TaskStore(settings), TaskQueue(settings), moment(since, utc_now()) if since else None
+    for one in [store.of(tenant)] if task or tenant else store.everyone():
+        redriver = Redrive(one, queue)
+        chosen = (redriver.one(name, dry_run=dry_run) for name in task or [])
+        for record in chosen if task else redriver.all(after, dry_run=dry_run):
+            line = {"task_id": record.task_id, "attempts": record.attempt, "redriven": not dry_run}
+            would = "would be pending again" if dry_run else "is pending again"
+            whose = f"{record.task_id} of {one.tenant}" if one.tenant else record.task_id
+            told = json.dumps(line | {"tenant": one.tenant})
+            typer.echo(told if as_json else f"{whose} {would}, after {record.attempt} attempts")
 
 
 @operations.command()
@@ -66,9 +71,10 @@ def doctor(
         for finding in findings:
             typer.echo(json.dumps(finding.to_json()))
     elif findings:
-        table = Table("task", "what", "since", "mended")
+        table = Table("tenant", "task", "what", "since", "mended")
         for finding in findings:
-            table.add_row(finding.task_id, finding.kind, f"{finding.since:%Y-%m-%d %H:%M:%S}", str(finding.mended))
+            since = f"{finding.since:%Y-%m-%d %H:%M:%S}"
+            table.add_row(finding.tenant, finding.task_id, finding.kind, since, str(finding.mended))
         Console().print(table)
     else:
         typer.echo("nothing is stuck, and nothing was left lying")

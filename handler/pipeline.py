@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelUnavailable, ServiceFault
@@ -62,7 +63,10 @@ class Pipeline:
                 raise self._fault from fault
             seconds = round(self._engine.load_seconds, 3)
             logger.info("the pipeline is loaded", model=self._settings.model_name, seconds=seconds)
-            self._publish(card=self._engine.card.model_dump(mode="json"))
+            measured = self._engine.measured
+            self._publish(
+                card=self._engine.card.model_dump(mode="json"), measured=asdict(measured) if measured else None
+            )
             return self._engine
 
     def take_cold_start(self) -> bool:
@@ -71,9 +75,11 @@ class Pipeline:
             cold, self._cold = self._cold, False
         return cold
 
-    def _publish(self, *, card: dict[str, Any] | None = None, reason: str | None = None) -> None:
+    def _publish(
+        self, *, card: dict[str, Any] | None = None, reason: str | None = None, measured: dict[str, Any] | None = None
+    ) -> None:
         """Health is a courtesy to the door: a failure to write it stops no task."""
         try:
-            self._store.write_health(report(self._settings, self._now(), card=card, reason=reason))
+            self._store.write_health(report(self._settings, self._now(), card=card, reason=reason, measured=measured))
         except ServiceFault as fault:
             logger.warning("the model's health was not written", fault=fault.message)

@@ -64,16 +64,16 @@ def prices(file: Path = PRICES) -> dict[str, Any]:
 def plans(rate: float, steps: int, speed: Speed, table: dict[str, Any], *, memory: int = 3008) -> list[Plan]:
     """One for each kind of host, for ``rate`` images an hour; ``memory`` in MB is the Lambda function's."""
     seconds = speed.image(steps)
-    around = _around(seconds, table)
+    beside = around(seconds, table)
     made = []
     for name, price in table["lambda_gb_second"].items():
         # Billed by the millisecond while it draws: what nobody asks for costs nothing.
-        image = seconds * memory / 1024 * price + table["lambda_request"] + around
+        image = seconds * memory / 1024 * price + table["lambda_request"] + beside
         made.append(Plan(f"Lambda {name}, {memory} MB", seconds, _busy(rate, seconds), rate * image, 1000 * image))
     for name, hour in table["hosts"].items():
         # Billed while it is there: the rest of the last worker's hour is paid as well.
         workers = _busy(rate, seconds)
-        cost = workers * hour + rate * around
+        cost = workers * hour + rate * beside
         made.append(Plan(name, seconds, workers, cost, 1000 * cost / rate))
     return made
 
@@ -82,7 +82,7 @@ def _busy(rate: float, seconds: float) -> int:
     return max(1, math.ceil(rate * seconds / 3600 / MOST_BUSY))
 
 
-def _around(seconds: float, table: dict[str, Any]) -> float:
+def around(seconds: float, table: dict[str, Any]) -> float:
     """Dollars of a task's way to its worker and back, each question for the result included."""
     polls = 1 + math.ceil(seconds / POLL_EVERY)
     light = table["lambda_request"] + LIGHT_GB_SECONDS * table["lambda_gb_second"]["x86_64"]
@@ -97,7 +97,7 @@ def measured(result: dict[str, Any]) -> tuple[Speed, int]:
     """
     try:
         times, request = result["timings"], result["request"]
-        steps = int(request["num_inference_steps"])
+        steps = int(request["num_inference_steps"] * (request.get("strength") or 1))
         images = int(request["num_images"]) * max(1, int(result["batch_size"] or 1))
         step = times["denoise"] / steps / images
         other = (times["text"] + times["decode"] + times["encode"] + times["upload"]) / int(request["num_images"])

@@ -9,9 +9,8 @@ from pydantic import ConfigDict, Field
 
 from .errors import Code
 from .request import Contract, GenerationRequest, TaskId
+from .statuses import Status
 
-Status = Literal["pending", "processing", "completed", "failed", "cancelled"]
-TERMINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
 When = Annotated[datetime, Field(strict=False)]  # a string in JSON
 
 
@@ -39,6 +38,16 @@ class Progress(Contract):
     steps: int
     fraction: float
     eta_seconds: float | None = None
+
+
+class Input(Contract):
+    """The input image as the first attempt found it: ``bytes`` long, ``sha256`` of them in hex.
+
+    An upload may be replaced; a task's picture is drawn from one and the same input whatever becomes of its attempts.
+    """
+
+    bytes: int
+    sha256: str
 
 
 class Image(Contract):
@@ -96,7 +105,7 @@ class PastAttempt(Contract):
 
 
 class Record(Contract):
-    """``tasks/{task_id}/status.json``: the only truth about a task. ``sequence`` grows by 1 with every write.
+    """``status.json``, the only truth about a task. ``sequence`` grows by 1 with every write.
 
     Fields that it does not know are passed over: while a deployment rolls, two versions write the same records.
     """
@@ -104,9 +113,11 @@ class Record(Contract):
     model_config = ConfigDict(extra="ignore")
 
     task_id: TaskId
+    tenant: str | None = Field(None, description="Whose it is; None without tenants")
     status: Status
     sequence: int
     request: GenerationRequest | None = Field(None, description="None where the message held no valid request")
+    origin: TaskId | None = Field(None, description="The task that this one repeats")
     fingerprint: str | None = None
     model: ModelRef | None = None
     created_at: When
@@ -117,6 +128,7 @@ class Record(Contract):
     attempts: list[PastAttempt] = Field(default_factory=list, description="Those that ended, the last 50 of them")
     lease: Lease | None = None
     progress: Progress | None = None
+    input: Input | None = Field(None, description="Which input image the task draws from")
     preview: str | None = Field(None, description="Key of a thumbnail of the unfinished picture")
     images: list[Image] = Field(default_factory=list)
     error: ErrorInfo | None = None

@@ -19,7 +19,10 @@ PAGE = 100
 
 
 class Redrive:
-    """Puts failed tasks back: pending again by compare-and-swap, what became of their attempts kept, a message sent."""
+    """Puts failed tasks back: pending again by compare-and-swap, what became of their attempts kept, a message sent.
+
+    ``store`` tells of which tenant.
+    """
 
     def __init__(self, store: TaskStore, queue: TaskQueue, *, now: Callable[[], datetime] = utc_now) -> None:
         self._store, self._queue, self._now = store, queue, now
@@ -39,7 +42,7 @@ class Redrive:
         except LostRace as lost:
             raise Conflict("the task has just moved") from lost
         # A crash here leaves a pending task without a message: the doctor finds it.
-        self._queue.send(again.request.message(task_id))
+        self._queue.send(again.request.message(task_id), tenant=self._store.tenant)
         return again
 
     def all(self, since: datetime | None = None, *, dry_run: bool = False) -> Iterator[tasks.Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import from_json, to_json
@@ -24,6 +24,7 @@ TaskId = Annotated[str, StringConstraints(pattern=f"^{TASK_ID}$")]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Side = Annotated[int, Field(ge=16, le=4096)]
 OutputFormat = Literal["png", "jpeg", "webp"]
+C = TypeVar("C", bound="Contract")
 
 
 class Contract(BaseModel):
@@ -43,6 +44,8 @@ class GenerationRequest(Contract):
     width: Side | None = Field(None, description="Pixels")
     height: Side | None = Field(None, description="Pixels")
     num_images: int = Field(1, ge=1, le=8, description="Picture i of a task has the seed `seed + i`")
+    image: TaskId | None = Field(None, description="Input image: the `upload_id` that POST /uploads gave; never a URL")
+    strength: float | None = Field(None, ge=0, le=1, description="How far to go from the input image; 1 forgets it")
     output_format: OutputFormat = "png"
     quality: int | None = Field(None, ge=1, le=100, description="For jpeg and webp; 90 if left out")
     task_id: TaskId | None = Field(None, description="Names the task; the same id and body runs once")
@@ -53,6 +56,19 @@ class GenerationRequest(Contract):
         if self.quality is not None and self.output_format == "png":
             raise ValueError("quality: png has none; ask for jpeg or webp")
         return self
+
+    @model_validator(mode="after")
+    def _strength_has_a_use(self) -> Self:
+        if self.strength is not None and self.image is None:
+            raise ValueError("strength: has no use without image")
+        return self
+
+    @property
+    def steps(self) -> int | None:
+        """Denoising steps that are run: with an input image those for which ``strength`` leaves room."""
+        if self.num_inference_steps is None or self.image is None or self.strength is None:
+            return self.num_inference_steps
+        return int(self.num_inference_steps * self.strength)
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what was asked for, whatever the task is called and however the JSON was written."""
@@ -92,29 +108,43 @@ class Parsed:
 
 def parse(body: str | bytes, card: ModelCard | None = None) -> Parsed:
     """Reads a request and checks it against the contract and, where known, the card of the model that will run it."""
-    raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
-    if len(raw) > MAX_BODY:
-        return _unreadable(f"has {len(raw)} bytes; at most {MAX_BODY} are taken")
     try:
-        data = from_json(raw, allow_inf_nan=False)
-    except ValueError as fault:
-        return _unreadable(f"is not JSON: {fault}")
-    if not isinstance(data, dict):
-        return _unreadable("must be a JSON object")
+        data = decoded(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
+    except InvalidRequest as fault:
+        return Parsed(None, fault.details, None)
     request, faults = None, []
     try:
-        request = GenerationRequest.model_validate(data)
-    except ValidationError as failed:
-        faults = [_fault(dict(error)) for error in failed.errors(include_url=False, include_input=False)]
+        request = accepted(GenerationRequest, data)
+    except InvalidRequest as fault:
+        faults = list(fault.details)
     if card is not None:
         at_fault = {fault.field.partition(".")[0] for fault in faults}
-        faults += card.faults({name: value for name, value in data.items() if name not in at_fault})
+        found = card.faults({name: value for name, value in data.items() if name not in at_fault})
+        faults += [fault for fault in found if fault.field not in at_fault]
     bad_id = any(fault.field == "task_id" for fault in faults)
     return Parsed(request, tuple(faults), None if bad_id else data.get("task_id"))
 
 
-def _unreadable(message: str) -> Parsed:
-    return Parsed(None, (Fault("body", message),), None)
+def decoded(raw: bytes) -> dict[str, Any]:
+    """The JSON object that a body is. Raises InvalidRequest."""
+    if len(raw) > MAX_BODY:
+        raise InvalidRequest([Fault("body", f"has {len(raw)} bytes; at most {MAX_BODY} are taken")])
+    try:
+        data = from_json(raw, allow_inf_nan=False)
+    except ValueError as fault:
+        raise InvalidRequest([Fault("body", f"is not JSON: {fault}")]) from fault
+    if not isinstance(data, dict):
+        raise InvalidRequest([Fault("body", "must be a JSON object")])
+    return data
+
+
+def accepted(contract: type[C], data: dict[str, Any]) -> C:
+    """``data`` as that contract. Raises InvalidRequest with every fault."""
+    try:
+        return contract.model_validate(data)
+    except ValidationError as failed:
+        faults = [_fault(dict(error)) for error in failed.errors(include_url=False, include_input=False)]
+        raise InvalidRequest(faults) from failed
 
 
 def _fault(error: dict[str, Any]) -> Fault:

@@ -29,9 +29,16 @@ BUILT_IN_MODEL = Path(__file__).parent / "model"
 
 
 def _setting(
-    default: T, text: str, *, least: float | None = None, most: float | None = None, one_of: tuple[str, ...] = ()
+    default: T,
+    text: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    one_of: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> T:
-    value: Any = field(default=default, metadata={"text": text, "least": least, "most": most, "one_of": one_of})
+    metadata = {"text": text, "least": least, "most": most, "one_of": one_of}
+    value: Any = field(default=default, metadata=metadata, repr=not secret)
     return value  # type: ignore[no-any-return]
 
 
@@ -59,6 +66,21 @@ class Settings:
     url_lifetime: int = _setting(3600, "Seconds that a presigned URL is valid", least=1, most=WEEK)
     inline_images: bool = _setting(False, "`1`: results carry `image_base64` even when not asked for")
     previews: bool = _setting(False, "`1`: running tasks show a thumbnail, one S3 request for each sign of life")
+    tenants: str = _setting(
+        "off",
+        "What tells tenants apart: `api-key` (API Gateway's), `iam`, `jwt` (the claim `sub`); "
+        "`header` (`X-API-Key`, unproven) on one's own machine",
+        one_of=("off", "api-key", "iam", "jwt", "header"),
+    )
+    daily_images: int = _setting(
+        0, "Images that a tenant may ask for over HTTP in a day (UTC); `0`: any number", least=0, most=10**6
+    )
+    daily_dollars: float = _setting(
+        0.0, "Dollars' worth of images likewise, each counted as `IMAGE_DOLLARS`; `0`: any number", least=0, most=10**6
+    )
+    image_dollars: float = _setting(
+        0.005, "What one image counts for in `DAILY_DOLLARS`; `darkroom plan` tells", least=0.0001, most=1000
+    )
     lease: int = _setting(60, "Seconds for which an attempt holds its task without a sign of life", least=5, most=3600)
     beat_every: float = _setting(2.0, "Seconds between progress writes of a running task", least=0.1, most=60)
     first_beat: float = _setting(
@@ -94,6 +116,11 @@ class Settings:
     )
     log_level: str = _setting("INFO", "Least level of the JSON log", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
     cache_dir: str = _setting("/tmp/darkroom", "Where models from S3 are kept on this machine")  # noqa: S108
+    darkroom_endpoint: str = _setting(
+        "",
+        "URL of the HTTP API, for client and command line; unset, they use `BUCKET` and `QUEUE_URL` directly",
+    )
+    darkroom_api_key: str = _setting("", "What they send it as `X-API-Key`", secret=True)
     aws_region: str = _setting("", "Region; as everywhere in AWS, `AWS_DEFAULT_REGION` or the profile's otherwise")
     aws_endpoint_url: str = _setting("", "Another AWS, such as an emulator; unset means the real one")
     aws_profile: str = _setting("", "Profile of `~/.aws/config` to take credentials and region from")
@@ -101,6 +128,12 @@ class Settings:
     ecs_agent_uri: str = _setting("", "Set by ECS: the worker then asks not to be scaled in while it is busy")
     ecs_container_metadata_uri_v4: str = _setting(
         "", "Set by ECS: the worker looks there whether its own task is to stop"
+    )
+    worker_host: str = _setting(
+        "", "What a worker outside Lambda runs on, as `prices.json` calls it (`g5.xlarge`): for quotes of `?dry_run=1`"
+    )
+    aws_lambda_function_memory_size: int = _setting(
+        0, "Set by Lambda: MB of the function, for quotes", least=0, most=1_000_000
     )
     aws_xray_daemon_address: str = _setting(
         "", "Where X-Ray's daemon listens (`127.0.0.1:2000`), set by Lambda; attempts of sampled traces are told there"

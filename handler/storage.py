@@ -1,5 +1,8 @@
 """TaskStore: records and images in S3. The only place that spells S3 keys.
 
+Without a tenant the keys begin with ``tasks/``, ``index/`` and so on, a tenant's with ``tenants/{tenant}/tasks/`` and
+so on: the same task_id in two tenants names two tasks. ``health/`` is everybody's.
+
 Every write of a record is conditional, and a put is atomic: a crash during one leaves the old object.
 """
 
@@ -7,51 +10,33 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import obstore
-from obstore.exceptions import PermissionDeniedError
 
-from .errors import LostRace, NotFound, ServiceFault
-from .s3 import connect, translated
-from .world import TASK_ID
+from . import s3
+from .errors import Fault, InvalidRequest, NotFound
+from .s3 import Stored, connect, translated
+from .world import MAX_UPLOAD, TASK_ID, TENANT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from obstore import UpdateVersion
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import date
 
     from .settings import Settings
 
 HEALTH_KEY = "health/model.json"
 FAR_FUTURE_MS = 9_999_999_999_999
 """Index keys count down from it (to the year 2286), because S3 lists in ascending order only."""
-TRY_AGAIN_WITHIN = 5.0
-"""Seconds: a write that took longer to fail was slow, or tried again by obstore; its task's lease goes on meanwhile."""
+MOST_SCANNED = 400
+"""Records that one filtered page looks at: about a second, and the fiftieth part of a cent."""
+READ_AT_ONCE = 32
 CURSOR = re.compile(rf"\d{{13}}-{TASK_ID}")
-
-
-def record_key(task_id: str) -> str:
-    return f"tasks/{task_id}/status.json"
-
-
-def image_key(task_id: str, attempt: int, index: int, extension: str) -> str:
-    """Attempts write apart, so that one which lost its lease cannot touch the images of the next."""
-    return f"tasks/{task_id}/{attempt}/{index}.{extension}"
-
-
-def checkpoint_key(task_id: str) -> str:
-    """One for all attempts: what any of them stores is a beginning of the same picture."""
-    return f"tasks/{task_id}/checkpoint"
-
-
-def preview_key(task_id: str) -> str:
-    return f"tasks/{task_id}/preview.jpg"
+NAME = re.compile(TASK_ID)
 
 
 def index_name(task_id: str, created_at: datetime) -> str:
@@ -73,11 +58,11 @@ class Document(Protocol):
 
 
 @dataclass(frozen=True)
-class Stored:
-    """An object as it was read: its bytes and the ETag that a later write must match."""
+class Upload:
+    """An input image: ``size`` in bytes, and the bytes themselves, none where they are more than MAX_UPLOAD."""
 
+    size: int
     body: bytes
-    etag: str
 
 
 @dataclass
@@ -92,106 +77,206 @@ class Traces:
     @property
     def attempts(self) -> set[str]:
         """The attempts that wrote images, as in their keys."""
-        return {key.split("/")[2] for key in self.images}
+        return {key.split("/")[-2] for key in self.images}
 
 
 class TaskStore:
-    """One bucket. Raises LostRace when a condition fails and ServiceFault when S3 does; nothing of obstore leaks."""
+    """One bucket, and in it what belongs to one tenant, or to none. Keys that are another's it neither reads nor signs.
+
+    Raises LostRace when a condition fails and ServiceFault when S3 does; nothing of obstore leaks.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        """Without a tenant; ``of`` leads to the others."""
         self._settings = settings.require("bucket")
         self._s3 = connect(settings.bucket, settings)
+        self.tenant: str | None = None
+        self._prefix = ""
+
+    def of(self, tenant: str | None) -> TaskStore:
+        """The same bucket, and in it what is ``tenant``'s. Raises InvalidRequest where no tenant can be called that."""
+        if tenant is not None and not re.fullmatch(TENANT, tenant):
+            raise InvalidRequest([Fault("tenant", f"must match {TENANT}")])
+        other = copy(self)
+        other.tenant = tenant
+        other._prefix = f"tenants/{tenant}/" if tenant is not None else ""
+        return other
+
+    def everyone(self) -> Iterator[TaskStore]:
+        """The store without a tenant, then that of each tenant: one request for 1,000 of them."""
+        yield self.of(None)
+        with translated("list the tenants"):
+            found = obstore.list_with_delimiter(self._s3, "tenants")["common_prefixes"]
+        names = [prefix.rstrip("/").removeprefix("tenants/") for prefix in found]
+        yield from (self.of(name) for name in names if re.fullmatch(TENANT, name))
+
+    def record_key(self, task_id: str) -> str:
+        return self._key(task_id, "status.json")
+
+    def image_key(self, task_id: str, attempt: int, index: int, extension: str) -> str:
+        """Attempts write apart, so that one which lost its lease cannot touch the images of the next."""
+        return self._key(task_id, f"{attempt}/{index}.{extension}")
+
+    def checkpoint_key(self, task_id: str) -> str:
+        """One for all attempts: what any of them stores is a beginning of the same picture."""
+        return self._key(task_id, "checkpoint")
+
+    def preview_key(self, task_id: str) -> str:
+        return self._key(task_id, "preview.jpg")
+
+    def _key(self, task_id: str, name: str) -> str:
+        """What is no task's name never becomes part of a key, whoever forgot to check it."""
+        if not NAME.fullmatch(task_id):
+            raise NotFound("there is no task of this name")
+        return f"{self._prefix}tasks/{task_id}/{name}"
+
+    def _relative(self, key: str) -> str:
+        """A task's key without the tenant's prefix. Raises NotFound for another's, as a record of ours never holds."""
+        if not key.startswith(f"{self._prefix}tasks/"):
+            raise NotFound("there is nothing of this tenant's at this key")
+        return key.removeprefix(self._prefix)
 
     def read(self, task_id: str) -> Stored | None:
         """The record, or None where there is none (403 counts too: that is S3's answer without ListBucket)."""
-        return self._get(record_key(task_id))
+        return s3.get(self._s3, self.record_key(task_id))
 
     def create(self, record: Document) -> Stored:
         """Writes a record that must not exist yet. Raises LostRace if it does."""
-        return self._put_if(record_key(record.task_id), record.to_json(), "create")
+        return s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), "create")
 
     def change(self, stored: Stored, record: Document) -> Stored:
         """Replaces exactly the record that was read as ``stored``. Raises LostRace if it has moved since."""
-        return self._put_if(record_key(record.task_id), record.to_json(), {"e_tag": stored.etag})
+        return s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), {"e_tag": stored.etag})
 
     def index(self, record: Document) -> None:
         """Lists the task. Called before ``create``: a crash between leaves an entry that ``newest`` passes over."""
         name = index_name(record.task_id, record.created_at)
-        with translated("index the task"):
-            obstore.put(self._s3, f"index/{name}", b"", use_multipart=False)
+        s3.put(self._s3, f"{self._prefix}index/{name}", b"", "index the task")
 
-    def newest(self, limit: int, cursor: str | None = None) -> tuple[list[Stored], str | None]:
+    def newest(
+        self, limit: int, cursor: str | None = None, wanted: Callable[[dict[str, Any]], bool] | None = None
+    ) -> tuple[list[Stored], str | None]:
         """Up to ``limit`` records, newest first, and the cursor of the next page (None on the last).
 
-        Each entry is checked against its record, so a stale index entry is passed over, never shown.
+        Each entry is checked against its record, so a stale index entry is passed over, never shown. With ``wanted``
+        at most MOST_SCANNED entries are looked at: the page may then be short, or empty, and its cursor goes on.
         """
-        names: list[str] = []
-        offset = f"index/{cursor}" if cursor else None
-        with translated("list the tasks"):
-            for chunk in obstore.list(self._s3, "index", offset=offset, chunk_size=limit + 1):
-                names += [str(meta["path"]).removeprefix("index/") for meta in chunk]
-                if len(names) > limit:
-                    break
-        page = names[:limit]
+        most = limit if wanted is None else MOST_SCANNED
+        names = self._index(cursor, most + 1)
+        found: list[Stored] = []
+        seen = 0
         with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(self._listed, page))
-        return [stored for stored in found if stored is not None], (page[-1] if len(names) > limit else None)
+            while seen < min(most, len(names)) and len(found) < limit:
+                some = names[seen : min(most, seen + max(limit, READ_AT_ONCE))]
+                for stored in pool.map(lambda name: self._listed(name, wanted), some):
+                    seen += 1
+                    found += [stored] if stored is not None else []
+                    if len(found) == limit:
+                        break
+        return found, (names[seen - 1] if seen < len(names) else None)
 
-    def _listed(self, name: str) -> Stored | None:
+    def _index(self, cursor: str | None, most: int) -> list[str]:
+        """Up to ``most`` names of the index, behind the one that is the cursor."""
+        names: list[str] = []
+        entries = f"{self._prefix}index/"
+        offset = f"{entries}{cursor}" if cursor else None
+        with translated("list the tasks"):
+            for chunk in obstore.list(self._s3, entries, offset=offset, chunk_size=most):
+                names += [str(meta["path"]).removeprefix(entries) for meta in chunk]
+                if len(names) >= most:
+                    break
+        return names[:most]
+
+    def _listed(self, name: str, wanted: Callable[[dict[str, Any]], bool] | None) -> Stored | None:
         stored = self.read(name[14:])
         if stored is None:
             return None
-        created_at = datetime.fromisoformat(json.loads(stored.body)["created_at"])
-        return stored if index_name(name[14:], created_at) == name else None
+        record = json.loads(stored.body)
+        current = index_name(name[14:], datetime.fromisoformat(record["created_at"])) == name
+        return stored if current and (wanted is None or wanted(record)) else None
 
     def put_image(self, key: str, body: bytes, content_type: str) -> None:
         """Writes an image. A browser shows it, and saves it under a name that tells its task."""
-        name = "-".join(key.split("/")[1:])
-        attributes = {"Content-Type": content_type, "Content-Disposition": f'inline; filename="{name}"'}
-        with translated("write an image"):
-            obstore.put(self._s3, key, body, attributes=attributes, use_multipart=False)
+        name = "-".join(self._relative(key).split("/")[1:])
+        headers = {"Content-Type": content_type, "Content-Disposition": f'inline; filename="{name}"'}
+        s3.put(self._s3, key, body, "write an image", headers)
 
     def read_image(self, key: str) -> bytes:
         """Raises NotFound when the image has gone, as after its retention."""
-        stored = self._get(key)
+        self._relative(key)
+        stored = s3.get(self._s3, key)
         if stored is None:
             raise NotFound("the image is no longer kept")
         return stored.body
 
+    def delete_image(self, key: str) -> None:
+        self._relative(key)
+        s3.delete(self._s3, key, "delete an image")
+
     def put_checkpoint(self, task_id: str, body: bytes) -> None:
-        with translated("write a checkpoint"):
-            obstore.put(self._s3, checkpoint_key(task_id), body, use_multipart=False)
+        s3.put(self._s3, self.checkpoint_key(task_id), body, "write a checkpoint")
 
     def read_checkpoint(self, task_id: str) -> bytes:
         """Empty where there is none."""
-        stored = self._get(checkpoint_key(task_id))
+        stored = s3.get(self._s3, self.checkpoint_key(task_id))
         return stored.body if stored else b""
 
     def delete_checkpoint(self, task_id: str) -> None:
-        with translated("delete a checkpoint"), suppress(FileNotFoundError):
-            obstore.delete(self._s3, checkpoint_key(task_id))
+        s3.delete(self._s3, self.checkpoint_key(task_id), "delete a checkpoint")
+
+    def upload_key(self, upload_id: str) -> str:
+        """An input image, as its caller sent it. Not a task's: many may draw from it."""
+        if not NAME.fullmatch(upload_id):
+            raise NotFound("there is no upload of this name")
+        return f"{self._prefix}uploads/{upload_id}"
+
+    def put_upload(self, upload_id: str, body: bytes, content_type: str) -> None:
+        """Writes an input image with this process's own permission, where no form is needed."""
+        s3.put(self._s3, self.upload_key(upload_id), body, "write an upload", {"Content-Type": content_type})
+
+    def read_upload(self, upload_id: str) -> Upload | None:
+        """None where there is none. What is too large is not read: it would have to be kept in memory."""
+        found = s3.get_most(self._s3, self.upload_key(upload_id), MAX_UPLOAD)
+        return Upload(*found) if found else None
 
     def presign(self, key: str) -> str:
         """A GET URL, valid for ``URL_LIFETIME`` seconds and no longer than the credentials that sign it."""
+        self._relative(key)
+        return self._sign(key)
+
+    def _sign(self, key: str) -> str:
         with translated("sign a URL"):
             return obstore.sign(self._s3, "GET", key, timedelta(seconds=self._settings.url_lifetime))
 
+    def presign_any(self) -> str:
+        """A URL of this bucket, for whoever wants to know where its presigned URLs lead."""
+        return self._sign(HEALTH_KEY)
+
     def read_health(self) -> dict[str, Any] | None:
-        stored = self._get(HEALTH_KEY)
+        stored = s3.get(self._s3, HEALTH_KEY)
         return json.loads(stored.body) if stored else None
 
     def write_health(self, health: Mapping[str, Any]) -> None:
-        with translated("write the model's health"):
-            attributes = {"Content-Type": "application/json"}
-            obstore.put(self._s3, HEALTH_KEY, json.dumps(health).encode(), attributes=attributes)
+        body = json.dumps(health).encode()
+        s3.put(self._s3, HEALTH_KEY, body, "write the model's health", {"Content-Type": "application/json"})
+
+    def read_spending(self, day: date) -> Stored | None:
+        """What was counted on a day (UTC)."""
+        return s3.get(self._s3, f"{self._prefix}spend/{day.isoformat()}.json")
+
+    def write_spending(self, day: date, body: bytes, stored: Stored | None) -> Stored:
+        """Replaces exactly what was read as ``stored``, None where there was none. Raises LostRace if it has moved."""
+        key = f"{self._prefix}spend/{day.isoformat()}.json"
+        return s3.put_if(self._s3, key, body, {"e_tag": stored.etag} if stored else "create")
 
     def survey(self) -> Iterator[Traces]:
-        """What lies in the bucket, task by task: one request for 1,000 keys."""
+        """What lies in the bucket of this tenant's, task by task: one request for 1,000 keys."""
         traces: Traces | None = None
+        entries = f"{self._prefix}tasks/"
         with translated("list the tasks"):
-            for chunk in obstore.list(self._s3, "tasks", chunk_size=1000):
+            for chunk in obstore.list(self._s3, entries, chunk_size=1000):
                 for meta in chunk:
-                    _, task_id, *rest = str(meta["path"]).split("/")
+                    task_id, *rest = str(meta["path"]).removeprefix(entries).split("/")
                     if traces is None or traces.task_id != task_id:
                         if traces is not None:
                             yield traces
@@ -204,46 +289,3 @@ class TaskStore:
                         traces.images[str(meta["path"])] = meta["last_modified"]
         if traces is not None:
             yield traces
-
-    def delete_image(self, key: str) -> None:
-        with translated("delete an image"), suppress(FileNotFoundError):
-            obstore.delete(self._s3, key)
-
-    def _get(self, key: str) -> Stored | None:
-        with translated("read"):
-            try:
-                result = obstore.get(self._s3, key)
-                return Stored(bytes(result.bytes()), result.meta["e_tag"] or "")
-            except FileNotFoundError:
-                return None
-            except PermissionDeniedError as fault:
-                if "AccessDenied" not in str(fault):
-                    raise  # bad or expired credentials must not look like a missing task
-                return None
-
-    def _put_if(self, key: str, body: bytes, mode: Literal["create"] | UpdateVersion) -> Stored:
-        """A conditional put.
-
-        Refused, it looks again: its own bytes there mean that the write was done and only the answer was lost (the
-        next try then meets it as a 412); nothing there means a 409, S3's word for writes at the same moment. That is
-        why it may try again where obstore does not: a connection that broke tells not whether S3 acted.
-        """
-        began = time.monotonic()
-        for pause in (0.05, 0.2, 0.8, None):
-            try:
-                with translated("write the record"):
-                    attributes = {"Content-Type": "application/json"}
-                    result = obstore.put(self._s3, key, body, attributes=attributes, mode=mode, use_multipart=False)
-                return Stored(body, result["e_tag"] or "")
-            except LostRace:
-                there = self._get(key)
-                if there is not None and there.body == body:
-                    return there
-                if there is not None or mode != "create" or pause is None:
-                    raise
-                time.sleep(pause)
-            except ServiceFault:
-                if pause is None or time.monotonic() - began > TRY_AGAIN_WITHIN:
-                    raise
-                time.sleep(pause)
-        raise AssertionError("the last round returns or raises")

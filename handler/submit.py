@@ -1,14 +1,21 @@
-"""``POST /generate`` and ``DELETE /results/{task_id}``: all that changes a task from outside. Never loads torch."""
+"""``POST /generate``, its retries, ``POST /uploads`` and ``DELETE /results/{task_id}``: what callers write and change.
+
+Never loads torch.
+"""
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from re import fullmatch
 from typing import TYPE_CHECKING, Any
 
 from . import tasks
-from .api import Answer, Api, Event, answer, body_of
+from .api import Answer, Api, Call, Event, Reply, answer
+from .asked import json_of, name_of, told, trace_of
+from .budget import Budget
 from .card import ModelCard
 from .errors import (
     Conflict,
@@ -23,23 +30,32 @@ from .errors import (
 from .health import ModelHealth
 from .logs import logger
 from .metrics import Meter
+from .quote import quote
 from .request import GenerationRequest, parse
 from .settings import Settings
+from .statuses import TERMINAL
 from .storage import TaskStore
 from .taskqueue import TaskQueue
+from .tenants import tenant_of
 from .tracing import Tracer
+from .uploads import Uploads
 from .world import TASK_ID, new_id, new_seed, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from aws_lambda_powertools.event_handler import Response
-    from aws_lambda_powertools.event_handler.api_gateway import ApiGatewayResolver
+    from .api import Route
 
 CANCEL_TRIES = 5
-TRACE = r"(Self=[^;]{1,64};)?Root=1-[0-9a-f]{8}-[0-9a-f]{24}(;[A-Za-z]{1,16}=[0-9A-Za-z:|]{1,64}){0,4}"
-"""An X-Ray tracing header. Another one SQS would refuse, and with it the message."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One submission: its tracing header, and the task that it repeats."""
+
+    trace: str | None = None
+    origin: str | None = None
 
 
 class Submit:
@@ -55,34 +71,58 @@ class Submit:
         new_id: Callable[[], str] = new_id,
         new_seed: Callable[[], int] = new_seed,
     ) -> None:
-        self._store, self._queue, self._meter = store, queue, Meter(settings)
+        self._settings, self._store, self._queue, self._meter = settings, store, queue, Meter(settings)
         self._health = ModelHealth(store, settings, now)
+        self._budget = Budget(settings, now)
+        self._uploads = Uploads(settings, now, new_id)
         self._keep = timedelta(days=settings.retention_days)
         self._now, self._new_id, self._new_seed = now, new_id, new_seed
         self._tracer = Tracer(settings, now)
-        self._api = Api(self._register)
+        self._api = Api(
+            {
+                "POST /generate": self._own(Submit._generate),
+                "POST /generate/{task_id}/retry": self._own(Submit._repeat),
+                "POST /uploads": self._own(Submit._upload),
+                "DELETE /results/{task_id}": self._own(Submit._cancel),
+            }
+        )
+
+    def of(self, tenant: str | None) -> Submit:
+        """The same for one tenant: it meets that one's tasks and no others."""
+        whose = copy(self)
+        whose._store = self._store.of(tenant)
+        return whose
+
+    def _own(self, route: Route) -> Route:
+        """The route, for the tasks of whoever calls."""
+        return lambda call, **named: route(self.of(tenant_of(call.event, self._settings)), call, **named)
 
     def handle(self, event: Event, context: Any) -> Answer:
         return self._api(event, context)
 
-    def _register(self, app: ApiGatewayResolver) -> None:
-        @app.post("/generate")
-        def generate() -> Response[str]:
-            headers = app.current_event.headers
-            trace = headers.get("X-Amzn-Trace-Id", "")
-            record = self.submit(
-                body_of(app.current_event.raw_event),
-                headers.get("Idempotency-Key"),
-                trace=trace if fullmatch(TRACE, trace) else None,
-            )
-            message = f"task {record.task_id} is {record.status}; ask for it at /results/{record.task_id}"
-            return answer(202, {"task_id": record.task_id, "status": record.status, "message": message})
+    def _generate(self, call: Call) -> Reply:
+        return self._answer(call, json_of(call))
 
-        @app.delete("/results/<task_id>")
-        def cancel(task_id: str) -> Response[str]:
-            record = self.cancel(task_id)
-            message = f"task {task_id} is cancelled"
-            return answer(200, {"task_id": task_id, "status": record.status, "message": message})
+    def _repeat(self, call: Call, task_id: str) -> Reply:
+        if json_of(call).strip() not in {b"", b"{}"}:
+            raise InvalidRequest([Fault("body", "a retry repeats the task as it was asked for, and takes no body")])
+        return self._answer(call, self._request_of(task_id), origin=task_id)
+
+    def _answer(self, call: Call, body: bytes, *, origin: str | None = None) -> Reply:
+        """Submits, or tells what that would do."""
+        dry_run = call.query.get("dry_run", "0")
+        if dry_run not in {"0", "1"}:
+            raise InvalidRequest([Fault("dry_run", "must be 0 or 1")])
+        key = call.headers.get("Idempotency-Key")
+        if dry_run == "1":
+            return answer(200, self.quote(body, key))
+        return told(call, self.submit(body, key, trace=trace_of(call), origin=origin))
+
+    def _upload(self, call: Call) -> Reply:
+        return answer(201, self._uploads.offer(self._store, json_of(call)))
+
+    def _cancel(self, call: Call, task_id: str) -> Reply:
+        return told(call, self.cancel(task_id), 200)
 
     def cancel(self, task_id: str) -> tasks.Record:
         """The cancelled record, also if it was cancelled before. The record is the signal: the worker meets it at its
@@ -106,66 +146,92 @@ class Submit:
             return cancelled
         raise ServiceFault("the task keeps moving; cancel it again")
 
-    def submit(self, body: str | bytes, key: str | None = None, *, trace: str | None = None) -> tasks.Record:
+    def submit(
+        self, body: str | bytes, key: str | None = None, *, trace: str | None = None, origin: str | None = None
+    ) -> tasks.Record:
         """The task's record: a new one, or the one that the same id and body made before.
 
-        Raises ModelUnavailable, InvalidRequest, Conflict (the id names another request) and ServiceFault; after the
-        last a repeat of the same call finds out what was done and does the rest.
+        Raises ModelUnavailable, InvalidRequest, Conflict (the id names another request), QuotaExceeded and
+        ServiceFault; after the last a repeat of the same call finds out what was done and does the rest. ``origin`` is
+        the task that it repeats.
         """
+        asking = Asking(trace, origin)
+        request = parse(body, self._card()).accept()
+        named = name_of(request, key)
+        if named is not None and (record := self._existing(named, request, asking)) is not None:
+            return record
+        return self._create(named or self._new_id(), request, asking)
+
+    def retry(self, task_id: str, key: str | None = None, *, trace: str | None = None) -> tasks.Record:
+        """A new task with the request of the terminal one ``task_id``, its seed included.
+
+        Raises NotFound, Conflict (it still runs, or never was a valid request), and what ``submit`` raises.
+        """
+        return self.submit(self._request_of(task_id), key, trace=trace, origin=task_id)
+
+    def _request_of(self, task_id: str) -> bytes:
+        """What a terminal task was asked for, as JSON, its seed resolved and its name left out."""
+        stored = self._store.read(task_id) if fullmatch(TASK_ID, task_id) else None
+        if stored is None:
+            raise NotFound(f"there is no task {task_id[:128]!r}")
+        old = tasks.Record.from_json(stored.body)
+        if old.status not in TERMINAL:
+            raise Conflict(f"task {task_id} is {old.status}; only one that has ended can be repeated")
+        if old.request is None:
+            raise Conflict(f"task {task_id} holds no valid request")
+        return old.request.model_dump_json(exclude={"task_id"}, exclude_none=True).encode()
+
+    def quote(self, body: str | bytes, key: str | None = None) -> dict[str, Any]:
+        """A QuoteResponse: what the same submission would run, take and cost. Raises as ``submit`` does."""
+        card = self._card()
+        request = parse(body, card).accept()
+        named = request.model_copy(update={"task_id": name_of(request, key)})
+        return quote(card.resolve(named) if card else named, card, self._health.current(), self._settings)
+
+    def _card(self) -> ModelCard | None:
+        """What the model takes, where that is known. Raises ModelUnavailable."""
         health = self._health.current()
         if health["model_status"] == "unavailable":
             raise ModelUnavailable(f"the model is not available: {health['reason']}")
-        card = ModelCard.model_validate(health["model"]) if health["model"] else None
-        request = parse(body, card).accept()
-        named = _task_id(request, key)
-        if named is not None and (record := self._existing(named, request, trace)) is not None:
-            return record
-        return self._create(named or self._new_id(), request, trace)
+        return ModelCard.model_validate(health["model"]) if health["model"] else None
 
-    def _create(self, task_id: str, request: GenerationRequest, trace: str | None) -> tasks.Record:
-        record = tasks.create(task_id, request, self._new_seed(), self._now(), self._keep)
+    def _create(self, task_id: str, request: GenerationRequest, asking: Asking) -> tasks.Record:
+        record = tasks.create(
+            task_id, request, self._new_seed(), self._now(), self._keep, self._store.tenant, origin=asking.origin
+        )
+        # A crash from here to the record costs a part of the budget, and gives nothing for nothing.
+        self._budget.spend(self._store, task_id, request.num_images)
         self._store.index(record)
         try:
             self._store.create(record)
         except LostRace:
-            existing = self._existing(task_id, request, trace)
+            existing = self._existing(task_id, request, asking)
             if existing is None:
                 raise ServiceFault("the record came and went while it was written; submit again") from None
             return existing
         # A crash here leaves a pending record without a message: the same submission again sends it.
-        self._send(task_id, request, trace)
+        self._send(task_id, request, asking)
         return record
 
-    def _existing(self, task_id: str, request: GenerationRequest, trace: str | None) -> tasks.Record | None:
+    def _existing(self, task_id: str, request: GenerationRequest, asking: Asking) -> tasks.Record | None:
         stored = self._store.read(task_id)
         if stored is None:
             return None
         record = tasks.Record.from_json(stored.body)
-        if not record.asks_for(request):
+        if not record.asks_for(request) or (asking.origin is not None and record.origin != asking.origin):
             raise Conflict(f"task {task_id} exists with another request", [Fault("task_id", "names another request")])
         if record.status == "pending":
             # Whether the first message was sent is not known. A second one does no harm: one attempt claims the task.
-            self._send(task_id, request, trace)
+            self._send(task_id, request, asking)
         return record
 
-    def _send(self, task_id: str, request: GenerationRequest, trace: str | None) -> None:
+    def _send(self, task_id: str, request: GenerationRequest, asking: Asking) -> None:
         try:
-            with self._tracer.sending(trace, self._queue.url) as header:
-                self._queue.send(request.message(task_id), trace=header)
+            with self._tracer.sending(asking.trace, self._queue.url) as header:
+                self._queue.send(request.message(task_id), trace=header, tenant=self._store.tenant)
         except ServiceFault as fault:
             again = f"submit it again with the task_id {task_id}"
             raise ServiceFault(f"task {task_id} is recorded but may not be queued: {again}") from fault
-
-
-def _task_id(request: GenerationRequest, key: str | None) -> str | None:
-    """The name that the caller gave the task, in the body or as ``Idempotency-Key``."""
-    if key is None:
-        return request.task_id
-    if not fullmatch(TASK_ID, key):
-        raise InvalidRequest([Fault("Idempotency-Key", f"must match {TASK_ID}")])
-    if request.task_id not in {None, key}:
-        raise InvalidRequest([Fault("Idempotency-Key", "differs from the body's task_id")])
-    return key
 
 
 @cache

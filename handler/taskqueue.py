@@ -27,17 +27,24 @@ if TYPE_CHECKING:
 
 MAX_VISIBILITY = 12 * 3600
 LONG_POLL = 20
+TENANT = "tenant"
+"""The message attribute that tells whose task it is; without it a task is nobody's."""
 STALE_HANDLE = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message as received; ``attributes`` are SQS's own (ApproximateReceiveCount, SentTimestamp, …)."""
+    """A message as received; ``attributes`` are SQS's own (ApproximateReceiveCount, SentTimestamp, …).
+
+    ``tenant`` is whose it is, as its sender says: whoever may send to the queue may name anybody, and anything. An
+    attribute that holds no text is the empty one, which no tenant is called.
+    """
 
     message_id: str
     receipt_handle: str
     body: str
     attributes: Mapping[str, str] = field(default_factory=dict)
+    tenant: str | None = None
 
     @property
     def trace(self) -> str | None:
@@ -72,10 +79,10 @@ class TaskQueue:
         self.url = url or settings.require("queue_url").queue_url
         self._sqs = _connect(settings)
 
-    def send(self, body: str, delay: float = 0, *, trace: str | None = None) -> str:
+    def send(self, body: str, delay: float = 0, *, trace: str | None = None, tenant: str | None = None) -> str:
         """Sends a message that appears after ``delay`` seconds (at most 900). Returns its MessageId.
 
-        ``trace`` is an X-Ray tracing header, which goes with the message.
+        ``trace`` is an X-Ray tracing header, which goes with the message, as ``tenant`` does.
 
         After a ServiceFault the message may have been sent all the same; a second one for the same task does no harm.
         """
@@ -87,6 +94,7 @@ class TaskQueue:
                 MessageSystemAttributes={"AWSTraceHeader": {"DataType": "String", "StringValue": trace}}
                 if trace
                 else {},
+                MessageAttributes={TENANT: {"DataType": "String", "StringValue": tenant}} if tenant is not None else {},
             )
         if "MessageId" not in sent:
             # botocore takes an answer that was cut off for an empty one.
@@ -105,10 +113,17 @@ class TaskQueue:
                 MaxNumberOfMessages=most,
                 WaitTimeSeconds=round(wait),
                 MessageSystemAttributeNames=["All"],
+                MessageAttributeNames=[TENANT],
                 **hide,
             )
         return [
-            Message(raw["MessageId"], raw["ReceiptHandle"], raw["Body"], cast("Mapping[str, str]", raw["Attributes"]))
+            Message(
+                raw["MessageId"],
+                raw["ReceiptHandle"],
+                raw["Body"],
+                cast("Mapping[str, str]", raw["Attributes"]),
+                _tenant(raw.get("MessageAttributes", {}), "StringValue"),
+            )
             for raw in reply.get("Messages", [])
         ]
 
@@ -139,22 +154,34 @@ class TaskQueue:
 
 def message_of(record: SQSRecord) -> Message:
     """The message of a Lambda event's record."""
-    return Message(record.message_id, record.receipt_handle, record.body, dict(record.attributes.raw_event))
+    return Message(
+        record.message_id,
+        record.receipt_handle,
+        record.body,
+        dict(record.attributes.raw_event),
+        _tenant(record.raw_event.get("messageAttributes") or {}, "stringValue"),
+    )
 
 
 def event_of(message: Message) -> dict[str, Any]:
     """The SQS event that Lambda would make of the message."""
+    said = {} if message.tenant is None else {TENANT: {"dataType": "String", "stringValue": message.tenant}}
     record = {
         "messageId": message.message_id,
         "receiptHandle": message.receipt_handle,
         "body": message.body,
         "attributes": dict(message.attributes),
-        "messageAttributes": {},
+        "messageAttributes": said,
         "eventSource": "aws:sqs",
         "eventSourceARN": "arn:aws:sqs:local:000000000000:worker",
         "awsRegion": "local",
     }
     return {"Records": [record]}
+
+
+def _tenant(attributes: Mapping[str, Any], text: str) -> str | None:
+    """The tenant among a message's attributes; ``text`` is what the value is called there."""
+    return str(attributes[TENANT].get(text) or "") if TENANT in attributes else None
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import Cancelled, Conflict, DarkroomError, Finished, Held, LostRace, RetriesExhausted, Suspended
 from .records import (
-    TERMINAL,
     ErrorInfo,
     FaultDetail,
     Image,
@@ -33,6 +32,7 @@ from .records import (
     Record,
     Timings,
 )
+from .statuses import TERMINAL
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -43,14 +43,28 @@ KEPT_ATTEMPTS = 50
 """Of a task that outlasts hundreds of hosts the last ones are told; ``attempt`` counts them all."""
 
 
-def create(task_id: str, request: GenerationRequest, seed: int, now: datetime, keep: timedelta) -> Record:
-    """A pending task. The seed is fixed here, so that every attempt draws the same picture."""
+def create(
+    task_id: str,
+    request: GenerationRequest,
+    seed: int,
+    now: datetime,
+    keep: timedelta,
+    tenant: str | None = None,
+    *,
+    origin: str | None = None,
+) -> Record:
+    """A pending task. The seed is fixed here, so that every attempt draws the same picture.
+
+    ``tenant`` is whose it is, ``origin`` the task that it repeats.
+    """
     resolved = request.model_copy(update={"task_id": task_id, "seed": seed if request.seed is None else request.seed})
     return Record(
         task_id=task_id,
+        tenant=tenant,
         status="pending",
         sequence=1,
         request=resolved,
+        origin=origin,
         fingerprint=request.fingerprint(),
         created_at=now,
         queued_at=now,
@@ -58,10 +72,11 @@ def create(task_id: str, request: GenerationRequest, seed: int, now: datetime, k
     )
 
 
-def reject(task_id: str, fault: DarkroomError, now: datetime, keep: timedelta) -> Record:
+def reject(task_id: str, fault: DarkroomError, now: datetime, keep: timedelta, tenant: str | None = None) -> Record:
     """A task that never was one: its message cannot be served, and its sender finds out here."""
     return Record(
         task_id=task_id,
+        tenant=tenant,
         status="failed",
         sequence=1,
         request=None,
@@ -103,7 +118,7 @@ def beat(
 def complete(record: Record, *, now: datetime, images: list[Image], timings: Timings, **run: Any) -> Record:
     """The commit mark: before this record is written, nothing has happened. ``run``: batch_size, cold_start."""
     _held(record)
-    steps = record.request.num_inference_steps if record.request else None
+    steps = record.request.steps if record.request else None
     progress = record.progress or Progress(step=steps or 0, steps=steps or 0, fraction=0)
     return record.next(
         status="completed",

@@ -1,4 +1,6 @@
-"""What comes from outside: the time, fresh ids and seeds. Passed in everywhere, so that tests choose them."""
+"""What comes from outside: the time, fresh ids and seeds, passed in everywhere so that tests choose them; and what
+names and files from outside may be. Light: every handler loads it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,10 @@ from datetime import UTC, datetime
 
 TASK_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """A task's name, whole: safe in a URL, a file name and an S3 key."""
+TENANT = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
+"""A tenant's name, whole: safe in an S3 key and an SQS attribute, and without the dots that could climb out of one."""
+MAX_UPLOAD = 10 * 1024 * 1024
+"""Bytes that an input image may have."""
 
 
 def utc_now() -> datetime:

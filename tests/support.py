@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from handler.engine import Observer
+    from handler.quote import Measured
     from handler.storage import TaskStore
 
 CARD = ModelCard(
@@ -31,6 +32,13 @@ CARD = ModelCard(
     parameters=["negative_prompt", "num_inference_steps", "guidance_scale", "seed", "width", "height", "num_images"],
     defaults=Defaults(num_inference_steps=4, guidance_scale=4.0, width=64, height=64),
     size_multiple=8,
+)
+
+DRAWS = CARD.model_copy(
+    update={
+        "parameters": [*CARD.parameters, "image", "strength"],
+        "defaults": CARD.defaults.model_copy(update={"strength": 0.5}),
+    }
 )
 
 
@@ -68,10 +76,12 @@ class PlainEngine:
     card: ModelCard = CARD
     load_seconds: float = 0.25
     capacity: int = 4
+    measured: Measured | None = None
     between: Callable[[], None] = nothing
     fault: BaseException | None = None
     drawn: list[str] = field(default_factory=list)
     resumed: list[bytes] = field(default_factory=list)
+    given: list[bytes] = field(default_factory=list)
     _places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(4))
 
     @contextmanager
@@ -79,9 +89,12 @@ class PlainEngine:
         with self._places:
             yield
 
-    def develop(self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"") -> Developed:
+    def develop(
+        self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
+    ) -> Developed:
         observer.begins(Halfway())
         self.resumed.append(checkpoint)
+        self.given.append(image)
         steps = request.num_inference_steps or 1
         for step in range(steps):
             observer.at_step(step, steps)
@@ -102,9 +115,14 @@ class PlainEngine:
 
 
 def sqs_event(
-    *bodies: str, ids: list[str] | None = None, sent_ms: int = 1767323045000, count: int = 1
+    *bodies: str,
+    ids: list[str] | None = None,
+    sent_ms: int = 1767323045000,
+    count: int = 1,
+    tenant: str | None = None,
 ) -> dict[str, Any]:
-    """The event that Lambda makes of these message bodies."""
+    """The event that Lambda makes of these message bodies, all of one tenant."""
+    said = {} if tenant is None else {"tenant": {"stringValue": tenant, "dataType": "String"}}
     names = ids or [str(uuid4()) for _ in bodies]
     return {
         "Records": [
@@ -113,7 +131,7 @@ def sqs_event(
                 "receiptHandle": f"handle-of-{name}",
                 "body": body,
                 "attributes": {"ApproximateReceiveCount": str(count), "SentTimestamp": str(sent_ms)},
-                "messageAttributes": {},
+                "messageAttributes": said,
                 "md5OfBody": "",
                 "eventSource": "aws:sqs",
                 "eventSourceARN": "arn:aws:sqs:us-east-1:123456789012:tasks",

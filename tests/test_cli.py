@@ -16,6 +16,8 @@ from PIL import Image
 
 from handler.terminal import picture_escape
 
+from .forms import picture
+
 if TYPE_CHECKING:
     from handler.storage import TaskStore
     from handler.taskqueue import TaskQueue
@@ -38,6 +40,22 @@ def test_invoke_draws_a_picture(tmp_path: Path) -> None:
     assert sha256(body).hexdigest() == result["images"][0]["sha256"]
     assert Image.open(io.BytesIO(body)).size == (64, 64)
     assert result["request"]["seed"] == 7
+
+
+def test_invoke_draws_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(picture(300, 200, "JPEG"))
+    asked = ("invoke", "a red apple", "--image", str(file), "--strength", "0.5", "--steps", "8", "--json")
+    done = darkroom(*asked, "--width", "64", "--height", "48", "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    assert (result["progress"]["steps"], result["images"][0]["height"]) == (4, 48)
+    assert result["input"]["sha256"] == sha256(file.read_bytes()).hexdigest()
+    done = darkroom(*asked, "--out", str(tmp_path))
+    assert done.returncode == 1
+    (fault,) = json.loads(done.stdout)["error"]["details"]
+    assert fault["field"] == "image"
+    assert "width of 300" in fault["message"]
 
 
 def test_invoke_says_what_a_person_wants_to_know(tmp_path: Path) -> None:
@@ -90,7 +108,7 @@ def test_submit_and_status_against_a_deployment(environ: dict[str, str], store: 
     assert len(queue.receive(wait=1)) == 1
     shown = darkroom("status", "mine", "--json", **environ)
     assert json.loads(shown.stdout)["status"] == "pending"
-    assert darkroom("wait", "mine", "--timeout", "0", **environ).returncode == 1
+    assert darkroom("wait", "mine", "--timeout", "0", **environ).returncode == 3
     assert darkroom("status", "nobody", **environ).returncode == 1
     assert "NOT_FOUND" in darkroom("status", "nobody", **environ).stderr
     assert darkroom("submit", "owl", "--task-id", "mine", **environ).returncode == 1

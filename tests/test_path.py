@@ -132,11 +132,17 @@ def test_only_the_compute_thread_keeps_a_team(engine: PipelineEngine) -> None:
     assert found == [1]
 
 
-def test_image_i_of_a_task_is_the_image_of_its_seed(engine: PipelineEngine) -> None:
-    together = draw(engine, prompt="fox", seed=5, num_images=3)
-    alone = draw(engine, prompt="fox", seed=7)
+def test_image_i_of_a_task_is_the_image_of_its_seed() -> None:
+    """In float32: how far bfloat16 rounds apart in batches of other sizes is each processor's own."""
+    pipe, card = load(Settings(dtype="float32"))
+    engine = PipelineEngine(pipe, card, Compute())
+    try:
+        together = draw(engine, prompt="fox", seed=5, num_images=3)
+        alone = draw(engine, prompt="fox", seed=7)
+    finally:
+        engine.close()
     assert len(together) == 3
-    assert np.abs(pixels(together[2]) - pixels(alone[0])).max() <= (1 if engine.card.dtype == "float32" else 12)
+    assert np.abs(pixels(together[2]) - pixels(alone[0])).max() <= 1
 
 
 def test_other_sizes(engine: PipelineEngine) -> None:

@@ -18,7 +18,7 @@ import pytest
 from handler import tasks
 from handler.errors import LostRace, NotFound, ServiceFault
 from handler.request import GenerationRequest
-from handler.storage import FAR_FUTURE_MS, TaskStore, image_key, index_name
+from handler.storage import FAR_FUTURE_MS, TaskStore, index_name
 from handler.weights import fetch_model
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def test_index_names_sort_by_time_descending(clock: Clock) -> None:
 
 
 def test_a_presigned_url_yields_the_image_with_its_headers(store: TaskStore, settings: Settings) -> None:
-    key = image_key("task-1", 2, 0, "png")
+    key = store.image_key("task-1", 2, 0, "png")
     store.put_image(key, b"\x89PNG...", "image/png")
     url = store.presign(key)
     with urllib.request.urlopen(url) as reply:
@@ -154,7 +154,7 @@ def test_a_presigned_url_yields_the_image_with_its_headers(store: TaskStore, set
 
 
 def test_the_lifetime_of_urls_is_a_setting(settings: Settings) -> None:
-    url = TaskStore(replace(settings, url_lifetime=60)).presign("x")
+    url = TaskStore(replace(settings, url_lifetime=60)).presign("tasks/x/1/0.png")
     assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == ["60"]
 
 

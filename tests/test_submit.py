@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from handler import health, tasks
 from handler.errors import OutOfMemory
 from handler.request import parse
+from handler.responses import ResultResponse
 from handler.storage import TaskStore
 from handler.submit import Submit
 from handler.taskqueue import TaskQueue
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from handler.settings import Settings
+    from handler.status import Status
 
 
 def post(submit: Submit, body: str, version: str = "1.0", **headers: str) -> tuple[int, Any]:
@@ -43,6 +46,9 @@ def test_a_request_is_recorded_and_queued(submit: Submit, store: TaskStore, queu
         "task_id": "fresh-id",
         "status": "pending",
         "message": "task fresh-id is pending; ask for it at /results/fresh-id",
+        "status_url": "/results/fresh-id",
+        "result_url": "/results/fresh-id?wait=20",
+        "cancel_url": "/results/fresh-id",
     }
     record = record_of(store, "fresh-id")
     assert (record.status, record.sequence) == ("pending", 1)
@@ -88,7 +94,7 @@ def test_every_fault_is_listed(submit: Submit, store: TaskStore, queue: TaskQueu
     assert queue.receive(wait=0) == []
 
 
-@pytest.mark.parametrize("body", ["", "{", "[]", '{"prompt": "' + "x" * 2_000_000 + '"}'])
+@pytest.mark.parametrize("body", ["", "{", "[]", "null"])
 def test_a_body_that_cannot_be_read(submit: Submit, body: str) -> None:
     status, answer = post(submit, body)
     assert status == 422
@@ -196,6 +202,89 @@ def test_storage_that_fails_is_503_without_a_trace(settings: Settings, queue: Ta
     status, answer = post(submit, '{"prompt": "fox"}')
     assert (status, answer["error"]["code"]) == (503, "INTERNAL")
     assert answer["error"]["message"] == "S3 failed to index the task"  # and neither bucket nor key
+
+
+def retry(submit: Submit, task_id: str, body: str | None = None, **headers: str) -> tuple[int, Any]:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return answer_of(submit.handle(http_event("POST", f"/generate/{task_id}/retry", body=body, headers=sent), None))
+
+
+def failed(store: TaskStore, clock: Clock, task_id: str) -> tasks.Record:
+    stored = store.read(task_id)
+    assert stored is not None
+    ended = tasks.fail(tasks.Record.from_json(stored.body), now=clock(), fault=OutOfMemory("big"))
+    store.change(stored, ended)
+    return ended
+
+
+def test_a_retry_is_a_new_task_that_knows_its_origin(
+    submit: Submit, status: Status, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    post(submit, '{"prompt": "fox", "task_id": "mine", "tags": ["a"]}')
+    queue.delete(queue.receive(wait=1)[0].receipt_handle)
+    old = failed(store, clock, "mine")
+    code, told = retry(submit, "mine")
+    assert (code, told["task_id"], told["status"]) == (202, "fresh-id", "pending")
+    assert told["status_url"] == "/results/fresh-id"
+    new = record_of(store, "fresh-id")
+    assert old.request is not None
+    assert new.request == old.request.model_copy(update={"task_id": "fresh-id"})  # the seed too, which was drawn
+    assert (new.origin, record_of(store, "mine")) == ("mine", old)
+    (message,) = queue.receive(wait=1)
+    assert parse(message.body).accept().fingerprint() == new.fingerprint
+    shown = answer_of(status.handle(http_event("GET", "/results/fresh-id"), None))[1]
+    ResultResponse.model_validate_json(json.dumps(shown))
+    assert shown["origin"] == "mine"
+    assert answer_of(status.handle(http_event("GET", "/results/mine"), None))[1]["origin"] is None
+
+
+def test_only_what_has_ended_is_repeated(submit: Submit) -> None:
+    post(submit, '{"prompt": "fox", "task_id": "mine"}')
+    assert retry(submit, "mine")[0] == 409
+    assert retry(submit, "nobody")[0] == 404
+    assert retry(submit, "%2e%2e")[0] == 404
+
+
+def test_what_never_was_a_request_is_not_repeated(submit: Submit, store: TaskStore, clock: Clock) -> None:
+    store.create(tasks.reject("mine", OutOfMemory("no"), clock(), timedelta(days=1)))
+    code, told = retry(submit, "mine")
+    assert (code, told["error"]["message"]) == (409, "task mine holds no valid request")
+
+
+def test_a_retry_with_a_key_happens_once(submit: Submit, store: TaskStore, clock: Clock) -> None:
+    post(submit, '{"prompt": "fox", "task_id": "mine", "seed": 1}')
+    post(submit, '{"prompt": "fox", "task_id": "twin", "seed": 1}')
+    failed(store, clock, "mine")
+    failed(store, clock, "twin")
+    first = retry(submit, "mine", Idempotency_Key="again")
+    assert first[1]["task_id"] == "again"
+    assert retry(submit, "mine", Idempotency_Key="again") == first
+    assert record_of(store, "again").sequence == 1
+    assert retry(submit, "twin", Idempotency_Key="again")[0] == 409  # the same request, and another origin
+    assert retry(submit, "mine", Idempotency_Key="mine")[0] == 409  # not the old task itself
+    failed(store, clock, "again")
+    assert retry(submit, "again")[0] == 202  # a retry can be repeated
+
+
+@pytest.mark.parametrize("body", ['{"seed": 2}', "[]", "x"])
+def test_a_retry_takes_nothing(submit: Submit, store: TaskStore, clock: Clock, body: str) -> None:
+    post(submit, '{"prompt": "fox", "task_id": "mine"}')
+    failed(store, clock, "mine")
+    code, told = retry(submit, "mine", body)
+    assert (code, told["error"]["details"][0]["field"]) == (422, "body")
+    assert retry(submit, "mine", "{}")[0] == 202
+
+
+def test_a_retry_is_checked_against_the_model_of_now(
+    submit: Submit, settings: Settings, store: TaskStore, clock: Clock
+) -> None:
+    post(submit, '{"prompt": "fox", "task_id": "mine", "width": 72}')
+    failed(store, clock, "mine")
+    card = CARD.model_copy(update={"size_multiple": 64}).model_dump(mode="json")
+    store.write_health(health.report(settings, clock(), card=card, reason=None))
+    clock.forward(30)
+    code, told = retry(submit, "mine")
+    assert (code, told["error"]["details"][0]["field"]) == (422, "width")
 
 
 def test_an_unknown_path(submit: Submit) -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ..card import ModelCard
+    from ..quote import Measured
     from ..request import GenerationRequest
 
 
@@ -64,16 +65,22 @@ class Engine(Protocol):
     card: ModelCard
     load_seconds: float
     capacity: int
+    measured: Measured | None
+    """How fast it drew when it was loaded; None where its steps or size are not known."""
 
     def place(self) -> AbstractContextManager[None]:
         """Waits for one of the ``capacity`` places; a task is claimed only with a place in hand."""
 
-    def develop(self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"") -> Developed:
+    def develop(
+        self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
+    ) -> Developed:
         """Draws the pictures of a request that the card has resolved, from where ``checkpoint`` left off.
 
-        A checkpoint of another model, revision, request or library version is passed over, with a line in the log.
+        ``image`` is the file of the input image that the request names. A checkpoint of another model, revision,
+        request, input image or library version is passed over, with a line in the log.
 
-        Raises OutOfMemory, UnsafeContent, whatever the observer raised, and whatever the pipeline did.
+        Raises InvalidRequest where the input image will not do, OutOfMemory, UnsafeContent, whatever the observer
+        raised, and whatever the pipeline did.
         """
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:

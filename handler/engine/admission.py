@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..logs import logger
+from ..quote import Measured
 from ..request import GenerationRequest
 from .preview import fitted
-from .running import arguments
 
 if TYPE_CHECKING:
     from ..settings import Settings
+    from . import Developed
     from .running import PipelineEngine
 
 SIZES = (1, 2, 4, 8, 16)
@@ -41,11 +43,17 @@ class _Unwatched:
 
 def settle(engine: PipelineEngine, settings: Settings) -> None:
     """Warms the pipeline up, so that no task pays for first use; proves merging; sets the engine's capacity."""
-    request = engine.card.resolve(GenerationRequest(prompt="a", seed=0, num_inference_steps=STEPS))
-    if "num_inference_steps" not in engine.card.parameters:
-        request = request.model_copy(update={"num_inference_steps": None})
+    asked: dict[str, Any] = {"num_inference_steps": STEPS}
+    if "image" in engine.card.required:
+        defaults, least = engine.card.defaults, 8 * engine.card.size_multiple
+        size = {"width": defaults.width or least, "height": defaults.height or least}
+        asked |= {"image": "any", "strength": 1.0, **size}  # less strength would leave no step of so few
+    asked = {name: value for name, value in asked.items() if name in engine.card.parameters}
+    request = engine.card.resolve(GenerationRequest(prompt="a", seed=0, **asked))
     pair = [request, request.model_copy(update={"prompt": "b", "seed": 1})]
-    alone = [_draw(engine, one) for one in pair]
+    drawn = [_draw(engine, one) for one in pair]
+    engine.measured = timed(drawn[-1], request)  # the first one paid for first use
+    alone = [_pixels(one) for one in drawn]
     worst = prove(engine, pair, alone)
     for _ in range(MEETINGS - 1):
         if worst != float("inf"):
@@ -58,7 +66,7 @@ def settle(engine: PipelineEngine, settings: Settings) -> None:
         engine.forwards.merging = False
         logger.warning("merging is off: it changes this pipeline's pictures", difference=worst, allowed=allowed)
     if settings.previews:
-        engine.look = fitted(engine, arguments(pair[0], engine.card), alone[0], _Unwatched())
+        engine.look = fitted(engine, _arguments(engine, pair[0]), alone[0], _Unwatched())
     if settings.max_batch:
         engine.capacity = settings.max_batch
     elif engine.forwards.merging:
@@ -78,7 +86,7 @@ def prove(engine: PipelineEngine, pair: list[GenerationRequest], alone: list[Any
 
     def draw(at: int) -> None:
         try:
-            together[at] = _draw(engine, pair[at])
+            together[at] = _pixels(_draw(engine, pair[at]))
         except Exception as fault:
             logger.warning("two tasks together failed where each alone did not", fault=str(fault))
 
@@ -93,9 +101,28 @@ def prove(engine: PipelineEngine, pair: list[GenerationRequest], alone: list[Any
     return max(float(np.abs(one - other).max()) for one, other in zip(together, alone, strict=True))
 
 
-def _draw(engine: PipelineEngine, request: GenerationRequest) -> Any:
-    call = arguments(request, engine.card) | {"output_type": "np"}
-    return np.asarray(engine.run(call, _Unwatched()).pictures, dtype=np.float32)
+def timed(developed: Developed, request: GenerationRequest) -> Measured | None:
+    """What one task alone took, for quotes."""
+    if not (request.steps and request.width and request.height):
+        return None
+    step = developed.denoise / request.steps
+    return Measured(round(step, 6), round(developed.text + developed.decode, 6), request.width * request.height)
+
+
+def _draw(engine: PipelineEngine, request: GenerationRequest) -> Developed:
+    return engine.run(_arguments(engine, request) | {"output_type": "np"}, _Unwatched())
+
+
+def _pixels(developed: Developed) -> Any:
+    return np.asarray(developed.pictures, dtype=np.float32)
+
+
+def _arguments(engine: PipelineEngine, request: GenerationRequest) -> dict[str, Any]:
+    """With some input image, where the pipeline draws from nothing else."""
+    if request.image is None or request.width is None or request.height is None:
+        return engine.arguments(request)
+    size = (request.width, request.height)
+    return engine.arguments(request, Image.linear_gradient("L").convert("RGB").resize(size))
 
 
 def measure(engine: PipelineEngine) -> int:

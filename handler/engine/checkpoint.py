@@ -39,8 +39,8 @@ def weights_of(denoiser: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def identity(card: ModelCard, weights: str, request: GenerationRequest) -> dict[str, str]:
-    """All that a picture depends on, as the checkpoint's metadata."""
+def identity(card: ModelCard, weights: str, request: GenerationRequest, image: bytes = b"") -> dict[str, str]:
+    """All that a picture depends on, as the checkpoint's metadata. ``image`` is the input image's file."""
     asked = request.model_dump_json(exclude={"task_id", "tags", "output_format", "quality"})
     return {
         "format": FORMAT,
@@ -48,6 +48,7 @@ def identity(card: ModelCard, weights: str, request: GenerationRequest) -> dict[
         "weights": weights,
         "libraries": json.dumps({name: version(name) for name in LIBRARIES}),
         "request": hashlib.sha256(asked.encode()).hexdigest(),
+        **({"input": hashlib.sha256(image).hexdigest()} if image else {}),
     }
 
 

@@ -1,21 +1,28 @@
-"""Pictures to files: PNG, JPEG, WebP. The same picture always becomes the same bytes."""
+"""Pictures to files and files to pictures: PNG, JPEG, WebP. The same picture always becomes the same bytes."""
 
 from __future__ import annotations
 
 import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import Fault, InvalidRequest
 from . import EncodedImage
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from ..request import OutputFormat
+    from ..card import ModelCard
+    from ..request import GenerationRequest, OutputFormat
 
 DEFAULT_QUALITY = 90
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""Pillow knows many more; some of their readers start other programs."""
+MAX_PIXELS = 4096 * 4096
+"""Of an input image: 64 MB in memory, as RGBA."""
 
 
-def encode(picture: Image, output_format: OutputFormat, quality: int | None, seed: int) -> EncodedImage:
+def encode(picture: Image.Image, output_format: OutputFormat, quality: int | None, seed: int) -> EncodedImage:
     """Encodes one picture; ``quality`` (1 to 100) is for jpeg and webp."""
     options: dict[str, Any] = {} if output_format == "png" else {"quality": quality or DEFAULT_QUALITY}
     flat = picture.convert("RGB") if output_format == "jpeg" else picture
@@ -29,3 +36,40 @@ def encode(picture: Image, output_format: OutputFormat, quality: int | None, see
         width=picture.width,
         height=picture.height,
     )
+
+
+def decode(body: bytes, request: GenerationRequest, card: ModelCard) -> Image.Image:
+    """The input image in RGB, upright, as large as the picture is to be: scaled to cover the request's ``width`` and
+    ``height`` and cut around its middle; without them in its own size. Raises InvalidRequest.
+    """
+    try:
+        # Its size is in its first bytes: what would fill the memory is refused before it is unpacked.
+        picture = Image.open(io.BytesIO(body), formats=FORMATS)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise _unfit(f"has {picture.width} by {picture.height} pixels; at most {MAX_PIXELS} in all are taken")
+        upright = _flat(ImageOps.exif_transpose(picture))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as fault:
+        raise _unfit(f"has too many pixels; at most {MAX_PIXELS} are taken") from fault
+    except (InvalidRequest, MemoryError):
+        raise
+    except Exception as fault:  # a reader of a stranger's bytes: whatever it raises is about these
+        raise _unfit("is not a PNG, JPEG or WebP image, or a broken one") from fault
+    size = (request.width or upright.width, request.height or upright.height)
+    for name, value in zip(("width", "height"), size, strict=True):
+        if reason := card.over(name, value):
+            raise _unfit(f"its {name} of {reason}; with width and height in the request it is scaled to these")
+    return upright if size == upright.size else ImageOps.fit(upright, size, Image.Resampling.LANCZOS)
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    """In RGB; on white where it is transparent, and of 16 bits a channel the upper 8."""
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layers = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), layers).convert("RGB")
+
+
+def _unfit(reason: str) -> InvalidRequest:
+    return InvalidRequest([Fault("image", reason)])

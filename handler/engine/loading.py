@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
@@ -26,7 +27,7 @@ from ..settings import provide
 from ..weights import fetch_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ..settings import Settings
 
@@ -47,6 +48,8 @@ ARGUMENTS = {
     "width": "width",
     "height": "height",
     "num_images": "num_images_per_prompt",
+    "image": "image",
+    "strength": "strength",
 }
 """Request fields and the pipeline arguments that carry them; ``prompt`` is always taken."""
 
@@ -151,14 +154,18 @@ def read_overrides(folder: Path) -> dict[str, Any]:
 
 def describe(pipe: Any, name: str, revision: str | None, dtype: str, overrides: dict[str, Any]) -> ModelCard:
     """The card of a pipeline: parameters and defaults from its signature, sizes from its configuration."""
-    signature = inspect.signature(pipe.__call__).parameters
-    parameters = [field for field, argument in ARGUMENTS.items() if argument in signature]
+    drawing, signature, fields = from_image(pipe), dict(taken(pipe)), _fields(pipe)
+    if drawing is not None:
+        signature = {**taken(drawing), **signature}
+        # An input image is scaled to these whether or not the pipeline takes them.
+        fields |= _fields(drawing) | {"width", "height"}
+    parameters = [field for field in ARGUMENTS if field in fields]
     if hasattr(pipe, "vae") and getattr(pipe, "vae", None) is None:
         raise ModelUnavailable(f"{type(pipe).__name__} has no VAE")
     side = _native_side(pipe)
     defaults = {"width": side, "height": side} | {
         field: signature[field].default if _is_number(signature[field].default) else default
-        for field, default in TUTORIAL.items()
+        for field, default in {**TUTORIAL, "strength": None}.items()
         if field in signature
     }
     limits = {"max_side": 2 * side} if side else {}
@@ -168,6 +175,7 @@ def describe(pipe: Any, name: str, revision: str | None, dtype: str, overrides: 
         pipeline=type(pipe).__name__,
         dtype=dtype,
         parameters=parameters,
+        required=["image"] if drawing is pipe and not _draws_without_image(pipe) else [],
         defaults=Defaults.model_validate(defaults | overrides.get("defaults", {})),
         limits=Limits.model_validate(limits | overrides.get("limits", {})),
         size_multiple=_size_multiple(pipe),
@@ -180,6 +188,41 @@ def denoiser_name(pipe: Any) -> str:
         if getattr(pipe, name, None) is not None:
             return name
     raise ModelUnavailable(f"{type(pipe).__name__} has neither a unet nor a transformer")
+
+
+def from_image(pipe: Any) -> Any:
+    """The pipeline that draws from an input image around the same components: itself, its variant, or None.
+
+    diffusers names a family's two classes alike, and makes one out of the other's components. (Its AutoPipeline does
+    that too; to import it takes 0.7 s of every cold start.)
+    """
+    if "image" in taken(pipe):
+        return pipe
+    kind = getattr(diffusers, type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline"), None)
+    if kind is None or not _fields(pipe) - {"width", "height"} <= _fields(kind):
+        return None
+    given = {**pipe.config, **pipe.components}
+    with _quiet():
+        variant = kind(**{name: given[name] for name in inspect.signature(kind.__init__).parameters if name in given})
+    variant.set_progress_bar_config(disable=True)
+    return variant
+
+
+def taken(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a pipeline's call."""
+    return inspect.signature(pipe.__call__).parameters
+
+
+def _fields(pipe: Any) -> set[str]:
+    """The request fields that a pipeline, or a class of them, takes."""
+    return {field for field, argument in ARGUMENTS.items() if argument in taken(pipe)}
+
+
+def _draws_without_image(pipe: Any) -> bool:
+    """Whether a pipeline that takes an image also draws without: a ControlNet's does not."""
+    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+
+    return type(pipe) in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() and getattr(pipe, "controlnet", None) is None
 
 
 def _native_side(pipe: Any) -> int | None:

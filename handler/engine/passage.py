@@ -33,8 +33,8 @@ class Replay:
 class Passage:
     """Stands behind a task's seam. A call is answered from the checkpoint where that has it, else by a forward."""
 
-    def __init__(self, forwards: Forwards, scheduler: Any, observer: Observer, replay: Replay) -> None:
-        self._forwards, self._scheduler, self._observer, self.replay = forwards, scheduler, observer, replay
+    def __init__(self, forwards: Forwards, pipe: Any, observer: Observer, replay: Replay) -> None:
+        self._forwards, self._pipe, self._observer, self.replay = forwards, pipe, observer, replay
         self._others: list[Forwards] = []
         self._outputs: list[torch.Tensor] = []
         self._exact = True
@@ -54,7 +54,7 @@ class Passage:
         if done < len(self.replay.stored):
             output: Any = (self.replay.stored[done],)
         else:
-            self._observer.at_step(done, max(len(self._scheduler.timesteps), done + 1))
+            self._observer.at_step(done, max(self._steps(), done + 1))
             call = self._forwards.call(self, args, kwargs)
             self.together = max(self.together, call.together)
             self.forwards += 1 / call.together
@@ -91,7 +91,13 @@ class Passage:
         sample = called.get("sample", called.get("hidden_states"))
         if sample is None or sample.ndim != 4 or sample.shape != self._outputs[-1].shape:
             return b""
-        return self.look.jpeg(expected(self._scheduler, sample, called["timestep"], self._outputs[-1]))
+        return self.look.jpeg(expected(self._pipe.scheduler, sample, called["timestep"], self._outputs[-1]))
+
+    def _steps(self) -> int:
+        """Of the pipeline's own loop; from an input image it leaves out the scheduler's first ones."""
+        scheduler = self._pipe.scheduler
+        begun: int = getattr(scheduler, "begin_index", None) or 0
+        return getattr(self._pipe, "_num_timesteps", None) or len(scheduler.timesteps) - begun
 
     def _keep(self, output: Any) -> None:
         tensor = output[0]

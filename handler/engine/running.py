@@ -16,7 +16,10 @@ from .passage import Passage, Replay
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from PIL.Image import Image
+
     from ..card import ModelCard
+    from ..quote import Measured
     from ..request import GenerationRequest
     from ..settings import Settings
     from . import Observer
@@ -55,10 +58,11 @@ class PipelineEngine:
 
         from .checkpoint import weights_of
         from .forwards import Forwards
-        from .loading import denoiser_name
+        from .loading import denoiser_name, from_image
 
         self.card, self.capacity, self.load_seconds = card, capacity, 0.0
-        self.pipe, self.compute = pipe, compute
+        self.measured: Measured | None = None
+        self.pipe, self.from_image, self.compute = pipe, from_image(pipe), compute
         self._denoiser = denoiser_name(pipe)
         self.forwards: Forwards = Forwards(getattr(pipe, self._denoiser), compute)
         control = getattr(pipe, "controlnet", None)
@@ -83,11 +87,19 @@ class PipelineEngine:
                 self._taken -= 1
                 self._places.notify()
 
-    def develop(self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"") -> Developed:
+    def develop(
+        self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
+    ) -> Developed:
         from .checkpoint import identity
+        from .imaging import decode
 
-        made_by = identity(self.card, self._weights, request)
-        return self.run(arguments(request, self.card), observer, Replay(made_by, checkpoint))
+        made_by = identity(self.card, self._weights, request, image)
+        picture = decode(image, request, self.card) if image else None
+        return self.run(self.arguments(request, picture), observer, Replay(made_by, checkpoint))
+
+    def arguments(self, request: GenerationRequest, picture: Image | None = None) -> dict[str, Any]:
+        """For ``run``; ``picture`` is the input image."""
+        return arguments(request, self.card, self.pipe if picture is None else self.from_image, picture)
 
     def run(self, call: dict[str, Any], observer: Observer, replay: Replay | None = None) -> Developed:
         """Runs the pipeline with these arguments in this thread; what is heavy is done in the compute thread."""
@@ -95,8 +107,8 @@ class PipelineEngine:
 
         from .faults import device_lost, out_of_memory
 
-        pipe = self._own()
-        passage = Passage(self.forwards, pipe.scheduler, observer, replay or Replay({}))
+        pipe = self._own(self.pipe if call.get("image") is None else self.from_image)
+        passage = Passage(self.forwards, pipe, observer, replay or Replay({}))
         passage.look = self.look
         self._stand_in(pipe, passage)
         began = time.perf_counter()
@@ -133,9 +145,9 @@ class PipelineEngine:
     def close(self) -> None:
         self.compute.close()
 
-    def _own(self) -> Any:
+    def _own(self, shared: Any) -> Any:
         """A pipeline object for one task: weights shared, and a scheduler of its own, for that holds a task's state."""
-        pipe = copy.copy(self.pipe)
+        pipe = copy.copy(shared)
         scheduler = self.pipe.scheduler
         vars(pipe)["scheduler"] = type(scheduler).from_config(scheduler.config)
         return pipe
@@ -146,7 +158,7 @@ class PipelineEngine:
 
         from .seam import Errands, Guarded, Seam
 
-        for name, component in self.pipe.components.items():
+        for name, component in pipe.components.items():
             if name == self._denoiser:
                 vars(pipe)[name] = Seam(component, passage)
             elif name == "controlnet" and self.control is not None:
@@ -157,20 +169,24 @@ class PipelineEngine:
                 vars(pipe)[name] = Guarded(component, self._tokenizing)
 
 
-def arguments(request: GenerationRequest, card: ModelCard) -> dict[str, Any]:
-    """The pipeline's arguments: what the request holds and the card says is taken. One generator for each image, on
-    the CPU, so that a seed draws the same noise on every device.
+def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: Image | None = None) -> dict[str, Any]:
+    """The pipeline's arguments: what the request holds, the card says is taken and the pipeline at hand takes.
+
+    One generator for each image, on the CPU, so that a seed draws the same noise on every device. A picture's size is
+    that of its input ``picture``, where there is one.
     """
     import torch
 
-    from .loading import ARGUMENTS
+    from .loading import ARGUMENTS, taken
 
-    values: dict[str, Any] = {"prompt": request.prompt}
-    for field in card.parameters:
-        value = getattr(request, field)
-        if field == "seed":
-            drawn = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds()]
-            value = drawn if len(drawn) > 1 else drawn[0]
-        if value is not None:
-            values[ARGUMENTS[field]] = value
-    return values
+    given = {field: getattr(request, field) for field in card.parameters}
+    if "seed" in given:
+        drawn = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds()]
+        given["seed"] = drawn if len(drawn) > 1 else drawn[0]
+    if picture is not None:
+        given |= {"image": picture, "width": picture.width, "height": picture.height}
+    else:
+        given.pop("image", None)  # its name alone is nothing to draw from
+    named = {ARGUMENTS[field]: value for field, value in given.items() if value is not None}
+    known = taken(pipe)
+    return {"prompt": request.prompt} | {name: value for name, value in named.items() if name in known}

@@ -82,19 +82,30 @@ class Errands(StandIn):
         inner = self.__dict__["_inner"]
         tile = getattr(inner, "enable_tiling", None)
         if tile is not None:  # a VAE, which may be kept in float32 while the rest is not (loading.tune)
+            given = next((one.dtype for one in args if isinstance(one, torch.Tensor)), inner.dtype)
             args = tuple(_as_floating(value, inner.dtype) for value in args)
         try:
-            return work(*args, **kwargs)
+            output = work(*args, **kwargs)
+            return output if tile is None else _distribution_as(output, given)
         except Exception as fault:
             if not out_of_memory(fault) or tile is None:
                 raise
         free_memory()  # only now, out of the except clause, is what the failed try held let go
         tile()  # in pieces from now on: slower, and within what there is
-        return work(*args, **kwargs)
+        return _distribution_as(work(*args, **kwargs), given)
 
 
 def _as_floating(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _distribution_as(output: T, dtype: torch.dtype) -> T:
+    """What a VAE encoded, in the type that it was asked in: the denoiser's. Pictures stay as they are."""
+    found: Any = getattr(output, "latent_dist", None)
+    if found is None or found.parameters.dtype == dtype:
+        return output
+    made: T = type(output)(latent_dist=type(found)(found.parameters.to(dtype)))  # type: ignore[call-arg]
+    return made
 
 
 class Guarded:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
+from ..errors import Fault, TooLarge
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from wsgiref.types import StartResponse, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from werkzeug.serving import BaseWSGIServer
+
+MOST_BYTES = 10 * 1024 * 1024
+"""Of a body that API Gateway passes on."""
 
 
 class Handler(Protocol):
@@ -28,6 +34,8 @@ class HttpApi:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
+        if (request.content_length or 0) > MOST_BYTES:
+            return _too_large(request)(environ, start_response)
         handler = self._submit if request.method in {"POST", "DELETE"} else self._status
         answer = handler.handle(event_of(request), None)
         body = answer.get("body") or ""
@@ -38,6 +46,14 @@ class HttpApi:
             headers=headers,
         )
         return response(environ, start_response)
+
+
+def _too_large(request: Request) -> Response:
+    """What API Gateway itself says, in our envelope; no handler is asked."""
+    while request.stream.read(65536):
+        """Unread, the connection would be reset, and its client would not see why."""
+    refused = TooLarge([Fault("body", f"has {request.content_length} bytes; at most {MOST_BYTES} are passed on")])
+    return Response(json.dumps(refused.envelope()), 413, content_type="application/json")
 
 
 def event_of(request: Request) -> dict[str, Any]:
@@ -72,6 +88,6 @@ def event_of(request: Request) -> dict[str, Any]:
     }
 
 
-def serve(api: HttpApi, port: int) -> BaseWSGIServer:
+def serve(api: WSGIApplication, port: int) -> BaseWSGIServer:
     """A server on 127.0.0.1 and no other address; ``serve_forever`` and ``shutdown`` are the caller's."""
     return make_server("127.0.0.1", port, api, threaded=True)

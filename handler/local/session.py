@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from aws_lambda_powertools.utilities.data_classes import SQSEvent
 
 from .. import generate, tasks
 from ..errors import ModelUnavailable
 from ..request import parse
 from ..settings import Settings, use
+from ..showing import Lines
 from ..status import Status
 from ..storage import TaskStore
 from ..submit import Submit
-from ..taskqueue import TaskQueue
+from ..taskqueue import TaskQueue, message_of
+from ..tenants import misaddressed
 from ..weights import fetch_model
 from ..worker import Worker, WorkerContext
 from .aws import CREDENTIALS, EmbeddedAws, create_resources
@@ -49,7 +50,13 @@ def surroundings(endpoint: str | None, model: str | None) -> Iterator[Settings]:
         chosen["MODEL_ID"] = str(fetch_model(settings.model_id, settings)[0])
     with EmbeddedAws() as aws:
         # Requests cost nothing here, and somebody looks on.
-        variables = {"FIRST_BEAT": "0", **chosen, **CREDENTIALS, **create_resources(aws.endpoint).variables}
+        variables = {
+            "FIRST_BEAT": "0",
+            "PREVIEWS": "1",
+            **chosen,
+            **CREDENTIALS,
+            **create_resources(aws.endpoint).variables,
+        }
         yield use(AWS_ENDPOINT_URL=aws.endpoint, NO_PROXY="127.0.0.1", no_proxy="127.0.0.1", **variables)
 
 
@@ -75,8 +82,14 @@ def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) 
     store, queue = TaskStore(settings), TaskQueue(settings)
     body = json.dumps(request)
     message_id = queue.send(body)
-    with working(settings) as worker, _Follower(quiet=quiet) as follower:
-        wait_for(store, lambda: _name(store, body, message_id), follower.show, lambda: not worker.failed)
+    first = "queued; loading the model"
+    with working(settings) as worker, Lines([""], quiet=quiet, transient=True, first=first) as lines:
+
+        def show(record: tasks.Record | None) -> None:
+            if record is not None and record.status != "pending":
+                lines.show("", record)
+
+        wait_for(store, lambda: _name(store, body, message_id), show, lambda: not worker.failed)
         if worker.failed:
             health = store.read_health() or {}
             raise ModelUnavailable(str(health.get("reason")))
@@ -88,9 +101,16 @@ def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, An
     store = TaskStore(settings)
     handler = generate.build(settings)
     handler.handle(event, WorkerContext(str(uuid4())))
+    named: list[tuple[str | None, str]] = []
+    for one in SQSEvent(event).records:
+        message = message_of(one)
+        if misaddressed(message):
+            named.append((None, message.message_id))
+        else:
+            whose = store.of(message.tenant)
+            named.append((whose.tenant, _name(whose, message.body, message.message_id)))
     status = Status(settings, store)
-    named = [_name(store, record["body"], record["messageId"]) for record in event["Records"]]
-    return [status.result(task_id) for task_id in dict.fromkeys(named)]
+    return [status.of(tenant).result(task_id) for tenant, task_id in dict.fromkeys(named)]
 
 
 def _name(store: TaskStore, body: str, message_id: str) -> str:
@@ -147,35 +167,3 @@ def _end_with(worker: Worker, server: BaseWSGIServer) -> None:
     """A door without a worker behind it would take requests that nobody draws."""
     worker.wait_failed()
     server.shutdown()
-
-
-class _Follower:
-    """The progress bar on stderr, fed by what the record says."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[steps]}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            disable=quiet,
-            transient=True,
-        )
-        self._line = self._bar.add_task("queued; loading the model", total=1.0, steps="")
-
-    def __enter__(self) -> _Follower:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, record: tasks.Record | None) -> None:
-        if record is None or record.status == "pending":
-            return
-        progress = record.progress
-        steps = f"{progress.step}/{progress.steps}" if progress else ""
-        fraction = progress.fraction if progress else 0.0
-        self._bar.update(self._line, description=record.status, completed=fraction, steps=steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from . import dtypes, engine, loading, overhead, servers, startup
+from . import dtypes, engine, loading, overhead, servers, startup, weight
 
 BENCHMARKS = {
     "startup": startup.main,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "overhead": overhead.main,
     "loading": loading.main,
     "servers": servers.main,
+    "weight": weight.main,
 }
 
 if __name__ == "__main__":

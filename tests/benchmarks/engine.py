@@ -117,8 +117,8 @@ def loop(dtype: str) -> dict[str, Any]:
     pipe, card = load(Settings(device="cpu", dtype=dtype))
     pipe.unet.to(memory_format=torch.contiguous_format)
     requests = [card.resolve(request) for request in mixed()]
-    pipe(**arguments(requests[0].model_copy(update={"num_inference_steps": 3}), card))
-    return in_turn([partial(pipe, **arguments(request, card)) for request in requests])
+    pipe(**arguments(requests[0].model_copy(update={"num_inference_steps": 3}), card, pipe))
+    return in_turn([partial(pipe, **arguments(request, card, pipe)) for request in requests])
 
 
 def seam_gpu(size: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from handler import tasks
 from handler.errors import LostRace, ServiceFault
-from handler.storage import Stored
+from handler.s3 import Stored
 from handler.taskqueue import Message
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class MemoryStore:
         self.fault: Fault = "none"
         self.writer = ""
         self.checkpoints: set[str] = set()
+        self.tenant: str | None = None
+
+    def of(self, tenant: str | None) -> MemoryStore:
+        assert tenant is None, "the model has no tenants"
+        return self
 
     def read(self, task_id: str) -> Stored | None:
         return self._objects.get(task_id)
@@ -109,7 +114,7 @@ class MemoryQueue:
         self.messages: list[Held] = []
         self.fault: Fault = "none"
 
-    def send(self, body: str, delay: float = 0, *, trace: str | None = None) -> str:
+    def send(self, body: str, delay: float = 0, *, trace: str | None = None, tenant: str | None = None) -> str:
         fault, self.fault = self.fault, "none"
         if fault == "before":
             raise ServiceFault("not sent")

@@ -191,7 +191,7 @@ class Life(RuleBasedStateMachine):
 
     def rejects(self, worker: Worker, message: Message, fault: Conflict) -> None:
         try:
-            worker.claims.reject(message.message_id, fault, None)
+            worker.claims.reject(message.message_id, fault, None, None)
             self.queue.delete(message.receipt_handle)
         except (LostRace, ServiceFault):
             self.queue.hide(message.receipt_handle, 5)

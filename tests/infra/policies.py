@@ -52,7 +52,7 @@ def _allowed(role: str, document: dict[str, Any]) -> Iterator[Grant]:
         if statement["Effect"] != "Allow" or "NotAction" in statement or "NotResource" in statement:
             raise ValueError(f"{role}: {statement}: roles are told what they may do, and nothing else")
         conditions = statement.get("Condition", {})
-        prefixes = [keys["s3:prefix"] for keys in conditions.values() if "s3:prefix" in keys]
+        prefixes = [one for keys in conditions.values() for one in _list(keys.get("s3:prefix", []))]
         for action in _list(statement["Action"]):
             for resource in _list(statement["Resource"]):
                 yield Grant(role, action, resource, tuple(prefixes))

@@ -81,6 +81,7 @@ def _bucket(aws: Aws, name: str, _: Properties) -> Properties:
             s3.get_public_access_block, "PublicAccessBlockConfiguration", Bucket=name
         ),
         "OwnershipControls": ask(s3.get_bucket_ownership_controls, "OwnershipControls", Bucket=name),
+        "CorsConfiguration": {"CorsRules": ask(s3.get_bucket_cors, "CORSRules", Bucket=name)},
         "LifecycleConfiguration": {"Rules": [_rule(one) for one in lifecycle]},
         "NotificationConfiguration": {"EventBridgeConfiguration": {"EventBridgeEnabled": events is not None}},
     }
@@ -243,6 +244,22 @@ def _api_method(aws: Aws, _: str, wanted: Properties) -> Properties:
     }
 
 
+def _api_refusal(aws: Aws, _: str, wanted: Properties) -> Properties:
+    seen = ask(
+        aws.client("apigateway").get_gateway_response,
+        restApiId=wanted["RestApiId"],
+        responseType=wanted["ResponseType"],
+    )
+    if seen is None or seen.get("defaultResponse"):
+        return {}
+    return {
+        "RestApiId": wanted["RestApiId"],
+        "ResponseType": seen["responseType"],
+        "ResponseParameters": seen.get("responseParameters"),
+        "ResponseTemplates": seen.get("responseTemplates"),
+    }
+
+
 def _api_deployment(aws: Aws, identity: str, wanted: Properties) -> Properties:
     found = ask(aws.client("apigateway").get_deployment, restApiId=wanted["RestApiId"], deploymentId=identity)
     return {"RestApiId": wanted["RestApiId"] if found else None}
@@ -292,6 +309,7 @@ def _usage_plan_key(aws: Aws, _: str, wanted: Properties) -> Properties:
 READERS: dict[str, Callable[[Aws, str, Properties], Properties]] = {
     "AWS::ApiGateway::ApiKey": _api_key,
     "AWS::ApiGateway::Deployment": _api_deployment,
+    "AWS::ApiGateway::GatewayResponse": _api_refusal,
     "AWS::ApiGateway::Method": _api_method,
     "AWS::ApiGateway::Resource": _api_resource,
     "AWS::ApiGateway::RestApi": _api,

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,7 +35,16 @@ if TYPE_CHECKING:
 HANDLERS = ("generate", "submit", "status", "deadletter", "doctor")
 CREDENTIAL = re.compile(r"Credential=([^/,]+)/")
 S3_ACTIONS = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "DELETE": "s3:DeleteObject"}
+FORM_CREDENTIAL = re.compile(rb'name="x-amz-credential"\r\n\r\n([^/]+)/')
+FORM_KEY = re.compile(rb'name="key"\r\n\r\n([^\r]+)')
 KEY = re.compile(r"<Key>(.+?)</Key>")
+NAMES = {
+    r"^tasks/[^/]+/": "tasks/T/",
+    r"^index/.+": "index/N",
+    r"^spend/.+": "spend/D",
+    r"^uploads/.+": "uploads/U",
+}
+"""What of a key does not matter to a policy, and how it is told."""
 OURS = re.compile(r"darkroom-[0-9a-f]{12}(-dead)?")
 """Names of the embedded AWS's resources; whatever else a test asks for is there to fail."""
 
@@ -58,7 +68,9 @@ def calls_of(environ: WSGIEnvironment, body: bytes) -> Iterator[Call]:
     asked = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
     query = {name: values[0] for name, values in asked.items()}
     signed = CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+    posted = FORM_CREDENTIAL.search(body) if environ["REQUEST_METHOD"] == "POST" else None
     who = signed[1] if signed else query.get("X-Amz-Credential", "").partition("/")[0]
+    who = posted[1].decode() if posted else who
     if who not in HANDLERS:
         return
     target, method = environ.get("HTTP_X_AMZ_TARGET", ""), environ["REQUEST_METHOD"]
@@ -72,7 +84,9 @@ def calls_of(environ: WSGIEnvironment, body: bytes) -> Iterator[Call]:
     if key:
         yield Call(who, S3_ACTIONS[method], _object(key))
     elif method == "GET":
-        yield Call(who, "s3:ListBucket", "bucket", query.get("prefix", ""))
+        yield Call(who, "s3:ListBucket", "bucket", re.sub(r"^tenants/[^/]+/", "tenants/A/", query.get("prefix", "")))
+    elif method == "POST" and (form := FORM_KEY.search(body)):  # whoever posts a form acts as the one who signed it
+        yield Call(who, "s3:PutObject", _object(form[1].decode()))
     elif method == "POST" and "delete" in query:  # DeleteObjects: many at once
         for one in KEY.findall(body.decode()):
             yield Call(who, "s3:DeleteObject", _object(one))
@@ -81,8 +95,11 @@ def calls_of(environ: WSGIEnvironment, body: bytes) -> Iterator[Call]:
 
 
 def _object(key: str) -> str:
-    """Names that do not matter to a policy are left out."""
-    return "bucket/" + re.sub(r"^tasks/[^/]+/", "tasks/T/", re.sub(r"^index/.+", "index/N", key))
+    """The object, by what matters to a policy."""
+    whose, key = ("tenants/A/", key.split("/", 2)[2]) if key.startswith("tenants/") else ("", key)
+    for names, name in NAMES.items():
+        key = re.sub(names, name, key)
+    return f"bucket/{whose}{key}"
 
 
 class _Recorder:
@@ -99,6 +116,10 @@ class _Recorder:
                 out.write(json.dumps(asdict(call)) + "\n")
         answer: Iterable[bytes] = self._app(environ, start_response)
         return answer
+
+
+ONE_AT_A_TIME = threading.RLock()
+"""The environment is everybody's: two threads that change it would each restore what the other had set."""
 
 
 @contextmanager
@@ -145,7 +166,7 @@ def _sign_as(handler: Any, name: str) -> None:
     make = handler.__init__
 
     def remade(self: Any, settings: Settings, *args: Any, **kwargs: Any) -> None:
-        with acting_as(AWS_ACCESS_KEY_ID=name):
+        with ONE_AT_A_TIME, acting_as(AWS_ACCESS_KEY_ID=name):
             own = [_again(one, settings) for one in args]
             make(self, settings, *own, **{key: _again(one, settings) for key, one in kwargs.items()})
 
@@ -155,7 +176,7 @@ def _sign_as(handler: Any, name: str) -> None:
 def _again(client: Any, settings: Settings) -> Any:
     """The same client with the credentials of now; anything else as it is."""
     if type(client) is TaskStore:
-        return TaskStore(client._settings)
+        return TaskStore(client._settings).of(client.tenant)
     if type(client) is TaskQueue:
         return TaskQueue(replace(settings, queue_url=client.url))
     return client

@@ -94,7 +94,7 @@ def deploy(
 
     ``look``: whether to ask the services what was made, for comparisons.
     """
-    text = json.dumps(body) if body else (INFRA / file).read_text()
+    text = json.dumps(body, separators=(",", ":")) if body else (INFRA / file).read_text()
     known = body or read(file)
     parameters = {"ImageUri": EXAMPLES["ImageUri"][0], **(parameters or {})}
     cloudformation = aws.client("cloudformation")

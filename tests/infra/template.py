@@ -146,7 +146,7 @@ class Template:
 
 def api_hash(body: dict[str, Any]) -> str:
     """Changes with everything that a deployment takes a snapshot of."""
-    kinds = ("AWS::ApiGateway::Method", "AWS::ApiGateway::Resource", "AWS::ApiGateway::RestApi")
+    kinds = {f"AWS::ApiGateway::{kind}" for kind in ("GatewayResponse", "Method", "Resource", "RestApi")}
     parts = {name: one for name, one in body["Resources"].items() if one["Type"] in kinds}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.infra, pytest.mark.filterwarnings("ignore:Tried to par
 MOTO_HAS_NO = {
     "AWS::ApiGateway::ApiKey",
     "AWS::ApiGateway::Deployment",
+    "AWS::ApiGateway::GatewayResponse",
     "AWS::ApiGateway::Method",
     "AWS::ApiGateway::Stage",
     "AWS::ApiGateway::UsagePlan",
@@ -39,6 +40,7 @@ MOTO_DROPS = {
     "AWS::Lambda::Function.PackageType",
     "AWS::Lambda::Function.RecursiveLoop",
     "AWS::Lambda::Function.TracingConfig",
+    "AWS::S3::Bucket.CorsConfiguration",
     "AWS::S3::Bucket.LifecycleConfiguration",
     "AWS::S3::Bucket.NotificationConfiguration",
     "AWS::S3::Bucket.OwnershipControls",

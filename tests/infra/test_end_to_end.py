@@ -39,6 +39,11 @@ class Caller:
     api: str
     key: str
 
+    @property
+    def tenant(self) -> str:
+        """As the shims make it of the key."""
+        return sha256(self.key.encode()).hexdigest()[:10]
+
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Status and JSON body. The emulator tells APIs apart by the host's name."""
         host = f"{self.api}.execute-api.localhost:{self.aws.endpoint.rpartition(':')[2]}"
@@ -50,6 +55,12 @@ class Caller:
         )
         status, answer = fetch(self.aws, request)
         return status, json.loads(answer or b"null")
+
+    def get(self, path: str) -> int:
+        """The status alone, whatever the body is."""
+        host = f"{self.api}.execute-api.localhost:{self.aws.endpoint.rpartition(':')[2]}"
+        headers = {"Host": host, **({"x-api-key": self.key} if self.key else {})}
+        return fetch(self.aws, urllib.request.Request(f"{self.aws.endpoint}/v1{path}", headers=headers))[0]
 
     def wait(self, task_id: str) -> dict[str, Any]:
         """The result, once it is terminal."""
@@ -74,7 +85,13 @@ def fetch(aws: Aws, what: urllib.request.Request | str) -> tuple[int, bytes]:
 @pytest.fixture(scope="module")
 def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """On a MiniStack of its own: its poller stops at other stacks' mappings, whose numbers are still text."""
-    parameters = {"GenerateTimeout": "60", "UrlLifetime": str(URL_LIFETIME), "Lease": "15", "MaxBatch": "2"}
+    parameters = {
+        "GenerateTimeout": "60",
+        "UrlLifetime": str(URL_LIFETIME),
+        "Lease": "15",
+        "MaxBatch": "2",
+        "Tenants": "true",
+    }
     with ministack_server(request.config.getoption("--ministack"), tls=True) as (url, certificate):
         yield deploy(Aws(url, certificate), "running", {"Alarms": "false", **parameters}, body=shimmed())
 
@@ -125,7 +142,10 @@ def test_touched_and_expired_urls_are_refused(caller: Caller, apple: dict[str, A
 
 def test_a_bare_message_is_enough(caller: Caller, running: Stack, apple: dict[str, Any]) -> None:
     body = json.dumps({"prompt": "fox", "num_inference_steps": 4})
-    sent = running.aws.client("sqs").send_message(QueueUrl=running.outputs["QueueUrl"], MessageBody=body)
+    whose = {"tenant": {"DataType": "String", "StringValue": caller.tenant}}
+    sent = running.aws.client("sqs").send_message(
+        QueueUrl=running.outputs["QueueUrl"], MessageBody=body, MessageAttributes=whose
+    )
     assert caller.wait(sent["MessageId"])["status"] == "completed"
 
 
@@ -149,6 +169,39 @@ def test_cancel_refuse_and_repeat(caller: Caller, apple: dict[str, Any]) -> None
     assert status == 422
     assert {one["field"] for one in answer["error"]["details"]} >= {"prompt", "width"}
     assert caller.ask("POST", "/generate", {"prompt": "another", "task_id": "apple-1"})[0] == 409
+
+
+@pytest.fixture(scope="module")
+def other(running: Stack) -> Caller:
+    """Another tenant: a key of its own in the same usage plan, made as the README says."""
+    gateway = running.aws.client("apigateway")
+    key = gateway.create_api_key(name="other", enabled=True)
+    gateway.create_usage_plan_key(usagePlanId=running.outputs["UsagePlanId"], keyId=key["id"], keyType="API_KEY")
+    return Caller(running.aws, running.physical["Api"], key["value"])
+
+
+def test_another_key_is_another_tenant(caller: Caller, other: Caller, running: Stack, apple: dict[str, Any]) -> None:
+    for method in ("GET", "DELETE"):
+        assert other.ask(method, "/results/apple-1")[0] == 404
+    assert other.ask("GET", "/results") == (200, {"results": [], "cursor": None})
+    asked = {"prompt": "fox", "num_inference_steps": 2, "task_id": "apple-1"}
+    assert other.ask("POST", "/generate", asked)[0] == 202  # no conflict with the other one's
+    assert other.wait("apple-1")["prompt"] == "fox"
+    assert caller.ask("GET", "/results/apple-1")[1]["prompt"] == apple["prompt"]
+    bucket, s3 = running.outputs["Bucket"], running.aws.client("s3")
+    keys = [one["Key"] for one in s3.list_objects_v2(Bucket=bucket, Prefix="tenants/")["Contents"]]
+    whose = {key.split("/")[1] for key in keys if key.endswith("/tasks/apple-1/status.json")}
+    assert whose == {caller.tenant, other.tenant}
+
+
+def test_the_page_is_public_and_nothing_else(caller: Caller) -> None:
+    """That a path needs no key shows in who answers: the handler, whose words are not the gateway's."""
+    stranger = Caller(caller.aws, caller.api, "")
+    for path in ("/", "/page/app.js"):
+        assert stranger.get(path) != 403
+    for path in ("/nowhere", "/models", "/docs", "/openapi.json", "/page"):
+        assert stranger.get(path) == 403
+    assert caller.get("/nowhere") == 404
 
 
 def test_without_a_key_nothing(caller: Caller) -> None:

@@ -28,7 +28,7 @@ ROLES = {
     "deadletter": "DeadLetterRole",
     "doctor": "DoctorRole",
 }
-SUITE = ("generate", "submit", "status", "suspend", "deadletter", "operations")
+SUITE = ("generate", "submit", "status", "suspend", "deadletter", "operations", "tenants", "budget", "uploads")
 """Tests whose handlers are recorded."""
 ARNS = {
     "Bucket": {"Ref": "bucket", "Arn": "bucket"},

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
+from handler.errors import NotFound, QuotaExceeded
 from handler.generate import Generate
 from handler.local.aws import EmbeddedAws, create_resources
 from handler.settings import Settings
 from handler.status import Status
 from handler.storage import TaskStore
 from handler.submit import Submit
-from handler.taskqueue import TaskQueue
+from handler.taskqueue import TaskQueue, event_of
 from handler.weights import fetch_model
 from tests.ministack import ministack_server
 from tests.support import PlainEngine, answer_of, http_event, sqs_event
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.infra, pytest.mark.filterwarnings("ignore:Tried to parse")]
 
 ROLES = ("GenerateRole", "SubmitRole", "StatusRole", "DeadLetterRole", "DoctorRole")
-OTHERS = "tenants/somebody/tasks/a/status.json"
 
 
 @contextmanager
@@ -62,15 +62,18 @@ def whole_path(stack: Stack, roles: dict[str, Aws]) -> None:
         body = json.dumps({"prompt": "fox", "task_id": "mine", "num_inference_steps": 2})
         assert answer_of(submit.handle(http_event("POST", "/generate", body=body), None))[0] == 202
         assert answer_of(submit.handle(http_event("POST", "/generate", body='{"prompt": "owl"}'), None))[0] == 202
+        limited = Submit(replace(settings, daily_images=1), TaskStore(settings), TaskQueue(settings)).of("alice")
+        limited.submit(body)
+        with pytest.raises(QuotaExceeded):
+            limited.submit('{"prompt": "owl"}')
     with acting(stack, roles["GenerateRole"]) as settings:
         queue = TaskQueue(settings)
         generate = Generate(settings, TaskStore(settings), queue, lambda _: PlainEngine())
         # Lambda polls in the role's name.
         messages = [*queue.receive(10, wait=2), *queue.receive(10, wait=0)]
-        assert len(messages) == 2
-        event = sqs_event(*(one.body for one in messages))
-        assert generate.handle(event, None) == {"batchItemFailures": []}
+        assert sorted(str(message.tenant) for message in messages) == ["None", "None", "alice"]
         for message in messages:
+            assert generate.handle(event_of(message), None) == {"batchItemFailures": []}
             queue.delete(message.receipt_handle)
     with acting(stack, roles["StatusRole"]) as settings:
         status = Status(settings, TaskStore(settings))
@@ -79,6 +82,10 @@ def whole_path(stack: Stack, roles: dict[str, Aws]) -> None:
         assert result["image_base64"]
         assert len(answer_of(status.handle(http_event("GET", "/results"), None))[1]["results"]) == 2
         assert answer_of(status.handle(http_event("GET", "/results/nobody"), None))[0] == 404
+        assert status.of("alice").result("mine")["status"] == "completed"
+        assert len(status.of("alice").results("10", None)["results"]) == 1
+        with pytest.raises(NotFound):
+            status.of("bob").result("mine")
         size = result["images"][0]["bytes"]
         if stack.aws.certificate:
             trust = ssl.create_default_context(cafile=stack.aws.certificate)
@@ -129,7 +136,7 @@ def foreign(mini: Aws, stack: Stack) -> dict[str, str]:
     """Things that are not this stack's, and some of its own to be touched."""
     mini.client("s3").create_bucket(Bucket="foreign")
     mini.client("s3").put_object(Bucket="foreign", Key="tasks/a/status.json", Body=b"{}")
-    for key in (OTHERS, "tasks/a/status.json", "tasks/a/checkpoint", "tasks/a/1/0.png", "index/1-a", "elsewhere"):
+    for key in KEYS:
         mini.client("s3").put_object(Bucket=stack.outputs["Bucket"], Key=key, Body=b"{}")
     key = mini.client("kms").create_key()["KeyMetadata"]["KeyId"]
     sealed = mini.client("kms").encrypt(KeyId=key, Plaintext=b"secret")["CiphertextBlob"]
@@ -142,42 +149,75 @@ def foreign(mini: Aws, stack: Stack) -> dict[str, str]:
 
 MAY = {
     "GenerateRole": {
-        "get": ["tasks/*/status.json", "tasks/*/checkpoint"],
-        "put": ["tasks/*", "index/*"],
-        "delete": ["tasks/*/checkpoint"],
+        "get": [
+            "tasks/*/status.json",
+            "tenants/*/tasks/*/status.json",
+            "tasks/*/checkpoint",
+            "tenants/*/tasks/*/checkpoint",
+            "uploads/*",
+            "tenants/*/uploads/*",
+        ],
+        "put": ["tasks/*", "tenants/*/tasks/*", "index/*", "tenants/*/index/*"],
+        "delete": ["tasks/*/checkpoint", "tenants/*/tasks/*/checkpoint"],
         "list": [],
         "send": ["tasks"],
     },
     "SubmitRole": {
-        "get": ["tasks/*/status.json"],
-        "put": ["tasks/*/status.json", "index/*"],
+        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "spend/*", "tenants/*/spend/*"],
+        "put": [
+            "tasks/*/status.json",
+            "tenants/*/tasks/*/status.json",
+            "index/*",
+            "tenants/*/index/*",
+            "spend/*",
+            "tenants/*/spend/*",
+            "uploads/*",
+            "tenants/*/uploads/*",
+        ],
         "delete": [],
         "list": [],
         "send": ["tasks"],
     },
     "StatusRole": {
-        "get": ["tasks/*/status.json", "tasks/*/*/*"],
+        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "tasks/*/*/*", "tenants/*/tasks/*/*/*"],
         "put": [],
         "delete": [],
-        "list": ["index/"],
+        "list": ["index/", "tenants/a/index/"],
         "send": [],
     },
     "DeadLetterRole": {
-        "get": ["tasks/*/status.json"],
-        "put": ["tasks/*/status.json", "index/*"],
+        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json"],
+        "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "index/*", "tenants/*/index/*"],
         "delete": [],
         "list": [],
         "send": [],
     },
     "DoctorRole": {
-        "get": ["tasks/*/status.json"],
-        "put": ["tasks/*/status.json"],
-        "delete": ["tasks/*/checkpoint", "tasks/*/*/*"],
-        "list": ["tasks/"],
+        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json"],
+        "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json"],
+        "delete": ["tasks/*/checkpoint", "tenants/*/tasks/*/checkpoint", "tasks/*/*/*", "tenants/*/tasks/*/*/*"],
+        "list": ["tasks/", "tenants/", "tenants/a/tasks/"],
         "send": ["tasks"],
     },
 }
-KEYS = (OTHERS, "tasks/a/status.json", "tasks/a/checkpoint", "tasks/a/1/0.png", "index/1-a", "elsewhere")
+PREFIXES = (
+    "",
+    "tasks/",
+    "index/",
+    "spend/",
+    "tenants/",
+    *(f"tenants/a/{one}" for one in ("", "tasks/", "index/", "spend/")),
+)
+OWN = (
+    "tasks/a/status.json",
+    "tasks/a/checkpoint",
+    "tasks/a/1/0.png",
+    "index/1-a",
+    "spend/2026-01-02.json",
+    "uploads/a",
+    "elsewhere",
+)
+KEYS = (*OWN, *(f"tenants/a/{key}" for key in OWN), "tenants/a", "atasks/a/status.json")
 
 
 @pytest.mark.parametrize("role", MAY)
@@ -193,7 +233,7 @@ def test_what_a_role_may_and_may_not(role: str, stack: Stack, foreign: dict[str,
             if verb == "delete" and allowed:
                 stack.aws.client("s3").put_object(Bucket=bucket, Key=key, Body=b"{}")
         assert refused(aws, "s3", operation, Bucket="foreign", Key="tasks/a/status.json")
-    for prefix in ("", "tasks/", "index/", "tenants/"):
+    for prefix in PREFIXES:
         assert refused(aws, "s3", "list_objects_v2", Bucket=bucket, Prefix=prefix) is (prefix not in may["list"])
     queues = {"tasks": stack.outputs["QueueUrl"], "dead": stack.outputs["DeadLetterQueueUrl"], "f": foreign["queue"]}
     for name, url in queues.items():

@@ -39,11 +39,15 @@ NOT_ON_LAMBDA = {
     "stop_file": "Lambda stops no worker",
     "spot_notices": "Lambda runs on no spot instance of ours",
     "cache_dir": "/tmp is the one place that can be written to",
+    "darkroom_endpoint": "for callers",
+    "darkroom_api_key": "for callers",
     "aws_region": "Lambda sets it",
     "aws_endpoint_url": "the real AWS",
     "aws_profile": "functions have roles",
     "aws_ec2_metadata_service_endpoint": "no EC2",
     "aws_lambda_runtime_api": "Lambda sets it",
+    "aws_lambda_function_memory_size": "Lambda sets it",
+    "worker_host": "it is Lambda",
     "aws_xray_daemon_address": "Lambda sets it",
     "ecs_agent_uri": "no ECS",
 }
@@ -151,8 +155,9 @@ def test_limits_agree() -> None:
 
 def test_objects_live_as_long_as_the_settings_say() -> None:
     rules = Template(BODY, {"RetentionDays": "9"}, pseudo=PSEUDO).resources()["Bucket"]["Properties"]
-    days = {rule["Prefix"]: rule["ExpirationInDays"] for rule in rules["LifecycleConfiguration"]["Rules"][:2]}
-    assert days == {"tasks/": "9", "index/": "9"}
+    days = {rule.get("Prefix"): rule.get("ExpirationInDays") for rule in rules["LifecycleConfiguration"]["Rules"]}
+    prefixes = ("tasks/", "index/", "tenants/", "uploads/", "spend/")
+    assert days == {None: None} | dict.fromkeys(prefixes, "9")
 
 
 def test_every_handler_can_be_called() -> None:
@@ -167,28 +172,76 @@ def test_a_changed_api_is_a_new_deployment() -> None:
     """Else the stage would go on serving the methods as they were."""
     names = [name for name, one in BODY["Resources"].items() if one["Type"] == "AWS::ApiGateway::Deployment"]
     assert sorted(names) == [f"DeploymentIam{api_hash(BODY)}", f"DeploymentKeys{api_hash(BODY)}"]
-    methods = {name for name, one in BODY["Resources"].items() if one["Type"] == "AWS::ApiGateway::Method"}
-    for name in names:
-        assert set(BODY["Resources"][name]["DependsOn"]) == methods
+    kinds = {"AWS::ApiGateway::Method", "AWS::ApiGateway::GatewayResponse"}
+    for name, auth in zip(sorted(names), ("Iam", "ApiKey"), strict=True):
+        there = Template(BODY, {"Auth": auth}, pseudo=PSEUDO).resources()
+        assert set(there[name]["DependsOn"]) == {key for key, one in there.items() if one["Type"] in kinds}
 
 
-def test_the_api_has_the_routes_of_its_description() -> None:
-    from handler.openapi import document
+def methods(auth: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The API's methods by path and name."""
+    there = Template(BODY, {"Auth": auth}, pseudo=PSEUDO).resources()
 
-    resources = BODY["Resources"]
+    def path(reference: str) -> str:
+        name = reference.strip("<>")
+        if name == "Api.RootResourceId":
+            return ""
+        return f"{path(there[name]['Properties']['ParentId'])}/{there[name]['Properties']['PathPart']}"
 
-    def path(name: str) -> str:
-        properties = resources[name]["Properties"]
-        parent = properties["ParentId"].get("Ref")
-        return f"{path(parent) if parent else ''}/{properties['PathPart']}"
+    found = [one["Properties"] for one in there.values() if one["Type"] == "AWS::ApiGateway::Method"]
+    return {(path(one["ResourceId"]) or "/", one["HttpMethod"]): one for one in found}
 
-    routes = {
-        (path(one["Properties"]["ResourceId"]["Ref"]), one["Properties"]["HttpMethod"].lower())
-        for one in resources.values()
-        if one["Type"] == "AWS::ApiGateway::Method"
-    }
-    described = {(route, method) for route, methods in document()["paths"].items() for method in methods}
-    assert routes - {("/openapi.json", "get")} == described - {("/openapi.json", "get")}
+
+@pytest.mark.parametrize("auth", ["ApiKey", "Iam"])
+def test_all_paths_lead_to_the_handler_that_serves_them(auth: str) -> None:
+    """What the template routes by method alone, the handlers route by path: so both have to agree on the methods."""
+    from handler.api import PATHS
+
+    every = methods(auth)
+    for method in ("ANY", "POST", "DELETE"):
+        wanted = "Status" if method == "ANY" else "Submit"
+        assert f"<{wanted}.Arn>" in every["/{proxy+}", method]["Integration"]["Uri"]
+    assert {one for taken in PATHS.values() for one in taken} <= {"GET", "POST", "DELETE"}
+    assert {key for key in every if key[0] != "/{proxy+}"} == (PUBLIC if auth == "ApiKey" else set())
+
+
+PUBLIC = {("/", "GET"), ("/page/{proxy+}", "GET")}
+
+
+@pytest.mark.parametrize("auth", ["ApiKey", "Iam"])
+def test_only_the_page_is_public(auth: str) -> None:
+    for key, one in methods(auth).items():
+        guarded = one.get("ApiKeyRequired") is True if auth == "ApiKey" else one["AuthorizationType"] == "AWS_IAM"
+        assert guarded is (key not in PUBLIC), key
+
+
+def test_what_the_gateway_refuses_has_the_envelope_of_everything_else() -> None:
+    from handler.responses import ErrorResponse
+
+    there = Template(BODY, pseudo=PSEUDO).resources().values()
+    answers = [one["Properties"] for one in there if one["Type"] == "AWS::ApiGateway::GatewayResponse"]
+    assert {one["ResponseType"] for one in answers} == {"DEFAULT_4XX", "DEFAULT_5XX", "THROTTLED", "QUOTA_EXCEEDED"}
+    for one in answers:
+        text = one["ResponseTemplates"]["application/json"].replace("$context.error.messageString", '"Forbidden"')
+        assert ErrorResponse.model_validate_json(text).error.message == "Forbidden"
+        late = one["ResponseType"] in {"THROTTLED", "QUOTA_EXCEEDED"}
+        assert ("gatewayresponse.header.Retry-After" in one.get("ResponseParameters", {})) is late
+
+
+def test_the_status_function_outlasts_a_long_poll() -> None:
+    from handler.fresh import MAX_WAIT
+    from handler.status import MARGIN
+
+    assert functions()["Status"]["Timeout"] >= MAX_WAIT + MARGIN + 2
+
+
+@pytest.mark.parametrize(("auth", "kind"), [("ApiKey", "api-key"), ("Iam", "iam")])
+def test_tenants_are_told_apart_as_callers_are(auth: str, kind: str) -> None:
+    """By both doors in the same way, or nobody would find what he submitted."""
+    for wanted, tenants in (("false", "off"), ("true", kind)):
+        made = functions(Auth=auth, Tenants=wanted)
+        told = [made[name]["Environment"]["Variables"]["TENANTS"] for name in ("Submit", "Status")]
+        assert told == [tenants, tenants]
 
 
 def test_every_alarm_leads_to_its_runbook() -> None:

@@ -1,0 +1,64 @@
+"""How a caller says what to draw, and the JSON that the service reads. Nothing is checked here: the service judges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from ..errors import Fault, InvalidRequest
+from ..request import GenerationRequest
+from ..world import MAX_UPLOAD
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+Asked: TypeAlias = str | Mapping[str, Any] | GenerationRequest
+"""A prompt, a request's fields, or a request."""
+
+
+class Parameters(TypedDict, total=False):
+    """A request's fields but the prompt, as :class:`~handler.request.GenerationRequest` describes them."""
+
+    negative_prompt: str
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+    width: int
+    height: int
+    num_images: int
+    image: str
+    strength: float
+    output_format: Literal["png", "jpeg", "webp"]
+    quality: int
+    task_id: str
+    tags: list[str]
+
+
+def body_of(asked: Asked, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's fields; ``parameters`` fill in what ``asked`` leaves out."""
+    if isinstance(asked, GenerationRequest):
+        fields = asked.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    else:
+        fields = {"prompt": asked} if isinstance(asked, str) else dict(asked)
+    return {**parameters, **fields}
+
+
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """Raises TypeError for what JSON does not carry."""
+    return json.dumps(body).encode()
+
+
+def kind_of(image: bytes) -> str:
+    """The content type that a file's first bytes say, whatever its name. Raises InvalidRequest for another kind, or
+    for more bytes than an upload may have: the fault that the service would find, before anything is sent.
+    """
+    if len(image) > MAX_UPLOAD:
+        raise InvalidRequest([Fault("image", f"must have at most {MAX_UPLOAD:,} bytes, has {len(image):,}")])
+    if image.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if image.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if image.startswith(b"RIFF") and image[8:12] == b"WEBP":
+        return "image/webp"
+    raise InvalidRequest([Fault("image", "must be a PNG, JPEG or WebP file")])

@@ -1,0 +1,73 @@
+"""The service over SQS and S3 alone: what its handlers do, done here, with the caller's own AWS credentials."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse
+from ..status import Status
+from ..storage import TaskStore
+from ..submit import Submit
+from ..taskqueue import TaskQueue
+from ..world import new_id
+from .service import Look
+
+if TYPE_CHECKING:
+    from ..records import Record
+    from ..settings import Settings
+
+
+class DirectService:
+    """A :class:`.service.Service` without a wait: each look costs a request. What may pass the AWS clients repeat."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._store = settings, TaskStore(settings)
+        self._status = Status(settings, self._store)
+
+    @cached_property
+    def _submit(self) -> Submit:
+        """Who only reads needs no queue."""
+        return Submit(self._settings, self._store, TaskQueue(self._settings))
+
+    def submit(self, body: bytes, key: str) -> TaskResponse:
+        return _told(self._submit.submit(body, key))
+
+    def quote(self, body: bytes) -> QuoteResponse:
+        return QuoteResponse.model_validate(self._submit.quote(body), extra="ignore")
+
+    def upload(self, image: bytes, content_type: str) -> str:
+        upload_id = new_id()
+        self._store.put_upload(upload_id, image, content_type)
+        return upload_id
+
+    def look(self, task_id: str, etag: str | None, wait: int) -> Look:  # noqa: ARG002
+        result = ResultResponse.model_validate(self._status.result(task_id), extra="ignore")
+        seen = str(result.sequence)
+        return Look(None if seen == etag else result, seen)
+
+    def page(self, limit: int, cursor: str | None, status: str | None, tag: str | None) -> ResultPage:
+        page = self._status.results(str(limit), cursor, status=status, tag=tag)
+        return ResultPage.model_validate(page, extra="ignore")
+
+    def cancel(self, task_id: str) -> TaskResponse:
+        return _told(self._submit.cancel(task_id))
+
+    def retry(self, task_id: str, key: str) -> TaskResponse:
+        return _told(self._submit.retry(task_id, key))
+
+    def close(self) -> None:
+        """Holds nothing that wants closing."""
+
+
+def _told(record: Record) -> TaskResponse:
+    """As the HTTP API tells it; its URLs are the paths alone, for here is no host."""
+    at = f"/results/{record.task_id}"
+    return TaskResponse(
+        task_id=record.task_id,
+        status=record.status,
+        message=f"task {record.task_id} is {record.status}",
+        status_url=at,
+        result_url=f"{at}?wait=20",
+        cancel_url=at,
+    )

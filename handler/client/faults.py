@@ -1,0 +1,90 @@
+"""The service's faults as the exceptions that it met itself: the code tells which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from ..errors import (
+    Cancelled,
+    Conflict,
+    DarkroomError,
+    Fault,
+    Internal,
+    InvalidRequest,
+    ModelUnavailable,
+    NotFound,
+    OutOfMemory,
+    QuotaExceeded,
+    RetriesExhausted,
+    ServiceFault,
+    SettingsError,
+    TimedOut,
+    UnsafeContent,
+)
+from ..responses import ErrorResponse
+
+if TYPE_CHECKING:
+    from ..records import ErrorInfo
+    from ..responses import ResultResponse
+
+KINDS: dict[str, type[DarkroomError]] = {
+    kind.code: kind
+    for kind in (
+        Cancelled,
+        Conflict,
+        Internal,
+        InvalidRequest,
+        ModelUnavailable,
+        NotFound,
+        OutOfMemory,
+        QuotaExceeded,
+        RetriesExhausted,
+        TimedOut,
+        UnsafeContent,
+    )
+}
+WITHOUT_ENVELOPE: dict[int, type[DarkroomError]] = {
+    300: SettingsError,  # the service is elsewhere; the key does not follow it there
+    400: InvalidRequest,
+    404: NotFound,
+    429: ServiceFault,
+    500: ServiceFault,
+}
+"""What stands before the service (API Gateway, a proxy) has words of its own: by status, or by its hundred."""
+
+
+def fault_in(result: ResultResponse) -> DarkroomError | None:
+    """Why the task has failed or was cancelled, as an exception; None while or where it has not."""
+    return _fault(result.error) if result.error and result.status in {"failed", "cancelled"} else None
+
+
+def refusal(status: int, body: bytes) -> DarkroomError:
+    """The fault that an answer of this HTTP status stands for."""
+    if status in {401, 403}:
+        return SettingsError(f"the service refuses the API key ({status}): {_text(body)}")
+    try:
+        told = ErrorResponse.model_validate_json(body, extra="ignore").error
+    except ValidationError:
+        kind = WITHOUT_ENVELOPE.get(status) or WITHOUT_ENVELOPE.get(status // 100 * 100, Internal)
+        return _made(kind, f"the service answers {status}: {_text(body)}")
+    if told.code == "INTERNAL" and status == 503:
+        return ServiceFault(told.message)
+    return _made(KINDS[told.code], told.message, [Fault(one.field, one.message) for one in told.details])
+
+
+def _fault(error: ErrorInfo) -> DarkroomError:
+    return _made(KINDS[error.code], error.message, [Fault(one.field, one.message) for one in error.details])
+
+
+def _made(kind: type[DarkroomError], message: str, details: list[Fault] | None = None) -> DarkroomError:
+    """Past the constructors: they make a message out of what the service knew, and here it is made already."""
+    fault = kind.__new__(kind)
+    DarkroomError.__init__(fault, message, details or ())
+    return fault
+
+
+def _text(body: bytes) -> str:
+    """The beginning of an answer that nobody here has written."""
+    return " ".join(body[:200].decode("utf-8", "replace").split()) or "no words"

@@ -1,0 +1,128 @@
+"""The service over its HTTP API."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlencode
+
+from pydantic import BaseModel, ValidationError
+from urllib3.filepost import encode_multipart_formdata
+
+from ..errors import Fault, Internal, InvalidRequest, QuotaExceeded, ServiceFault
+from ..responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse, UploadResponse
+from .faults import refusal
+from .patience import Passing, persevere, seconds_of
+from .service import Look
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .net import Answer, Net
+    from .patience import World
+
+Model = TypeVar("Model", bound=BaseModel)
+USER_AGENT = "darkroom-client"
+
+
+class HttpService:
+    """Repeats what may pass (429, 5xx, no answer) for up to ``within`` seconds a call. A :class:`.service.Service`."""
+
+    def __init__(self, endpoint: str, api_key: str | None, net: Net, within: float, world: World) -> None:
+        self._base, self._net, self._within, self._world = endpoint.rstrip("/"), net, within, world
+        self._headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
+        if api_key:
+            self._headers["X-API-Key"] = api_key
+
+    def submit(self, body: bytes, key: str) -> TaskResponse:
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        return _read(TaskResponse, self._call("POST", "/generate", body=body, headers=headers))
+
+    def quote(self, body: bytes) -> QuoteResponse:
+        headers = {"Content-Type": "application/json"}
+        return _read(QuoteResponse, self._call("POST", "/generate", query={"dry_run": 1}, body=body, headers=headers))
+
+    def upload(self, image: bytes, content_type: str) -> str:
+        wanted = json.dumps({"content_type": content_type}).encode()
+        asked = self._call("POST", "/uploads", body=wanted, headers={"Content-Type": "application/json"})
+        form = _read(UploadResponse, asked)
+        # S3 wants the file after all other fields.
+        fields: dict[str, Any] = {**form.fields, "file": ("image", image, content_type)}
+        body, kind = encode_multipart_formdata(fields)
+
+        def attempt(left: float) -> str:
+            answer = self._net.call("POST", form.url, left, body=body, headers={"Content-Type": kind})
+            if answer.status in {200, 201, 204}:
+                return form.upload_id
+            fault = f"the image was not taken: {answer.status} {answer.body[:200].decode('utf-8', 'replace')}"
+            if answer.status >= 500:
+                raise Passing(ServiceFault(fault))
+            raise InvalidRequest([Fault("image", fault)])
+
+        return persevere(attempt, self._within, self._world)
+
+    def look(self, task_id: str, etag: str | None, wait: int) -> Look:
+        query = {"wait": wait} if wait else {}
+        headers = {"If-None-Match": etag} if etag else {}
+        answer = self._call("GET", f"/results/{_part(task_id)}", query=query, headers=headers, held=wait)
+        after = seconds_of(answer.headers.get("Retry-After"), self._world.now())
+        if answer.status == 304:
+            return Look(None, etag, after)
+        return Look(_read(ResultResponse, answer), answer.headers.get("ETag"), after)
+
+    def page(self, limit: int, cursor: str | None, status: str | None, tag: str | None) -> ResultPage:
+        asked = {"limit": limit, "cursor": cursor, "status": status, "tag": tag}
+        query = {name: value for name, value in asked.items() if value is not None}
+        return _read(ResultPage, self._call("GET", "/results", query=query))
+
+    def cancel(self, task_id: str) -> TaskResponse:
+        return _read(TaskResponse, self._call("DELETE", f"/results/{_part(task_id)}"))
+
+    def retry(self, task_id: str, key: str) -> TaskResponse:
+        path = f"/generate/{_part(task_id)}/retry"
+        return _read(TaskResponse, self._call("POST", path, headers={"Idempotency-Key": key}))
+
+    def close(self) -> None:
+        """The connections are the client's."""
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        held: float = 0,
+    ) -> Answer:
+        url = self._base + path + (f"?{urlencode(query)}" if query else "")
+        sent = {**self._headers, **(headers or {})}
+
+        def attempt(left: float) -> Answer:
+            answer = self._net.call(method, url, left, body=body, headers=sent, held=held)
+            if answer.status in {200, 201, 202, 304}:
+                return answer
+            fault = refusal(answer.status, answer.body)
+            after = seconds_of(answer.headers.get("Retry-After"), self._world.now())
+            if isinstance(fault, QuotaExceeded) and after is None:
+                raise fault  # it passes at a time that nobody has told
+            if answer.status in {408, 429} or answer.status >= 500:
+                raise Passing(fault, after)
+            raise fault
+
+        return persevere(attempt, self._within + held, self._world)
+
+
+def _part(task_id: str) -> str:
+    """A task's name in a path, whatever was typed: ``..`` and ``/`` would lead elsewhere."""
+    return "%2E" * len(task_id) if task_id.strip(".") == "" else quote(task_id, safe="")
+
+
+def _read(model: type[Model], answer: Answer) -> Model:
+    """Fields that a newer service has added are passed over."""
+    try:
+        return model.model_validate_json(answer.body, extra="ignore")
+    except ValidationError as fault:
+        raise Internal(
+            f"the answer is none of Darkroom's, or of a version that this client does not know: {fault}"
+        ) from fault
