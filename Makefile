@@ -10,21 +10,29 @@ DEBIAN := build/debian-packages
 CHROMIUM := /usr/bin/chromium
 AXE := build/axe-core/package/axe.min.js
 AXE_VERSION := 4.14.1
+OTHERS := browser or chaos or emulators or image or infra
 
-.PHONY: run serve test test-browser test-emulators infra test-image image image-base chaos lint lint-api check bench clean
+.PHONY: help run serve test quick test-browser test-emulators infra test-image image image-base chaos lint lint-api check bench clean
 
-run: $(VENV)/installed
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/installed ## Installs into .venv and draws PROMPT through SQS, worker, S3 and presigned URL
 	$(BIN)/darkroom invoke "$(PROMPT)" --out pictures
 
-serve: $(VENV)/installed
+serve: $(VENV)/installed ## The HTTP API and the page on 127.0.0.1:8000, with a worker
 	$(BIN)/darkroom serve --port 8000
 
-test: $(VENV)/installed
-	$(BIN)/pytest
+# In two processes: tests that draw with a real pipeline in one, for two such at a time slow each other, all others in both.
+test: $(VENV)/installed ## All tests that need nothing but Python and make
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+quick: $(VENV)/installed ## All that needs no pipeline, in under a minute
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not ($(OTHERS) or pipeline or slow)"
 
 # The page in Chromium, against darkroom serve. Installs Debian's chromium where it is missing (as root), and fetches
 # axe-core from npm's registry into build/.
-test-browser: $(VENV)/installed $(CHROMIUM) $(AXE)
+test-browser: $(VENV)/installed $(CHROMIUM) $(AXE) ## The page in Chromium, which it installs (root)
 	$(BIN)/pytest tests/browser -m browser
 
 $(CHROMIUM):
@@ -35,24 +43,24 @@ $(AXE): Makefile
 	cd build && npm pack --silent axe-core@$(AXE_VERSION) && tar -xzmf axe-core-$(AXE_VERSION).tgz -C axe-core
 
 # Installs MiniStack, an AWS emulator that checks signatures and serves real races, into an environment of its own.
-test-emulators: $(VENV)/installed $(MINISTACK)/installed
+test-emulators: $(VENV)/installed $(MINISTACK)/installed ## Store and queue on MiniStack, which checks signatures
 	$(BIN)/pytest tests -m "contract or emulators" --ministack $(MINISTACK)/bin/python
 
 # The templates: linted, deployed on moto and MiniStack, their permissions held against what the handlers do.
-infra: $(VENV)/installed $(MINISTACK)/installed $(AWSCLI)/installed
+infra: $(VENV)/installed $(MINISTACK)/installed $(AWSCLI)/installed ## The templates on two emulators
 	$(BIN)/pytest tests/infra -m infra --ministack $(MINISTACK)/bin/python --awscli $(AWSCLI)/bin/aws
 
 # Builds darkroom:latest with docker, podman or buildah, whichever works here; infra/image.sh lists what it takes.
-image:
+image: ## Builds darkroom:latest
 	infra/image.sh
 
 # For machines that reach no container registry: a base image out of Debian packages, then make image BASE=$(IMAGE_BASE).
-image-base: $(DEBIAN)
+image-base: $(DEBIAN) ## A base image out of Debian packages, where no registry is reached
 	infra/image-base.sh $(IMAGE_BASE)
 
 # Builds the image and runs its container, as root. Installs the Debian packages buildah and debootstrap where they are
 # missing, and fetches AWS's runtime emulator out of the wheel of aws-sam-cli into build/.
-test-image: $(VENV)/installed $(DEBIAN)
+test-image: $(VENV)/installed $(DEBIAN) ## Builds the image and runs its container (root)
 	$(BIN)/pytest tests/image -m image -s -o faulthandler_timeout=600 # the build alone takes minutes
 
 $(DEBIAN):
@@ -62,27 +70,28 @@ $(DEBIAN):
 
 # Minutes: hundreds of rounds of tasks that meet, stop and go, a worker's memory over 500 tasks,
 # and three workers under kills and injected faults. With SEED or TASKS only the last, with these.
-chaos: $(VENV)/installed
+chaos: $(VENV)/installed ## Minutes of kills and injected faults; SEED=3 TASKS=300 for the fleet alone
 ifeq ($(SEED)$(TASKS),)
 	$(BIN)/pytest tests/chaos -m chaos -s
 else
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --tasks $(or $(TASKS),300)
 endif
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed ## ruff, import contracts, mypy --strict
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 # A second opinion on the API's description; needs Node, whose npx fetches the linter. (The tests have rules of their own.)
-lint-api: $(VENV)/installed
+lint-api: $(VENV)/installed ## The API description, by a linter from npm
 	mkdir -p build
-	$(BIN)/python -c 'import json; from handler.openapi import document; print(json.dumps(document(), indent=1))' > build/openapi.json
+	$(BIN)/python -c 'import json; from handler.contract.openapi import document; print(json.dumps(document(), indent=1))' > build/openapi.json
 	REDOCLY_TELEMETRY=off npx --yes @redocly/cli@2.77.0 lint build/openapi.json
 
-check: lint test
+check: lint test ## What CI runs first
 
-bench: $(VENV)/installed
+bench: $(VENV)/installed ## All benchmarks, or ONLY=startup
 	$(BIN)/python -m tests.benchmarks $(ONLY)
 
 # Bytecode is written even where the environment says not to: without it every start takes three times as long.
@@ -103,5 +112,5 @@ $(AWSCLI)/installed: Makefile
 	$(AWSCLI)/bin/pip install --quiet awscli==1.46.3
 	touch $@
 
-clean:
+clean: ## Removes environments, pictures and build outputs
 	rm -rf $(VENV) $(MINISTACK) $(AWSCLI) pictures build *.egg-info

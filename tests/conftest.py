@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler.engine.running import start
-from handler.generate import Generate
-from handler.local.aws import CREDENTIALS, EmbeddedAws, create_resources
+from handler.api.results import Status
+from handler.api.submission import Submit
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
+from handler.engine.starting import start
 from handler.settings import Settings
-from handler.status import Status
-from handler.storage import TaskStore
-from handler.submit import Submit
-from handler.taskqueue import TaskQueue
+from handler.work.serving import Generate
 
 from .ministack import ministack
 from .support import Clock, PlainEngine
@@ -23,8 +23,8 @@ from .support import Clock, PlainEngine
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from handler.cli.local.aws import Resources
     from handler.engine.running import PipelineEngine
-    from handler.local.aws import Resources
 
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
@@ -36,6 +36,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ministack", metavar="PYTHON", help="run against the MiniStack installed for this interpreter")
     parser.addoption("--awscli", metavar="AWS", help="the AWS command line to run the README's commands with")
+
+
+DRAW = (
+    "tests/engine/",
+    "tests/chaos/",
+    "tests/work/test_path.py",
+    "tests/cli/test_http.py",
+    "tests/client/test_client.py",
+)
+"""Tests that load a real pipeline in their own process; so does whoever asks for the fixture ``engine``."""
+SPAWN = ("tests/cli/test_cli.py", "tests/work/test_worker.py")
+"""Tests whose subprocesses load one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``make test`` runs in two processes: what draws stays in one of them, for two that draw slow each other."""
+    for item in items:
+        draws = item.nodeid.startswith(DRAW) or "engine" in getattr(item, "fixturenames", ())
+        if draws or item.nodeid.startswith(SPAWN):
+            item.add_marker("pipeline")
+        item.add_marker(pytest.mark.xdist_group("pipeline" if draws else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler.local.aws import EmbeddedAws
+from handler.cli.local.aws import EmbeddedAws
 from tests.ministack import ministack_server
 
 from .stacks import Aws, deploy
@@ -39,4 +39,4 @@ def moto() -> Iterator[Aws]:
 @pytest.fixture(scope="session")
 def stack(mini: Aws) -> Stack:
     """The template as it is on MiniStack. Without its alarms: some of them it refuses (test_deploy has the list)."""
-    return deploy(mini, "darkroom", {"Alarms": "false"})
+    return deploy(mini, "darkroom")

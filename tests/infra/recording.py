@@ -8,7 +8,6 @@ counts, not what a client was told.
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -20,9 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
-from handler.local.aws import EmbeddedAws
-from handler.storage import TaskStore
-from handler.taskqueue import TaskQueue
+from handler.api.results import Status
+from handler.api.submission import Submit
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.care.deadletters import DeadLetters
+from handler.care.rounds import Doctor
+from handler.cli.local.aws import EmbeddedAws
+from handler.work.serving import Generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,7 +36,13 @@ if TYPE_CHECKING:
 
     from handler.settings import Settings
 
-HANDLERS = ("generate", "submit", "status", "deadletter", "doctor")
+HANDLERS: dict[str, type] = {
+    "generate": Generate,
+    "submit": Submit,
+    "status": Status,
+    "deadletter": DeadLetters,
+    "doctor": Doctor,
+}
 CREDENTIAL = re.compile(r"Credential=([^/,]+)/")
 S3_ACTIONS = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "DELETE": "s3:DeleteObject"}
 FORM_CREDENTIAL = re.compile(rb'name="x-amz-credential"\r\n\r\n([^/]+)/')
@@ -151,15 +161,8 @@ def pytest_configure(config: pytest.Config) -> None:
         server.app = _Recorder(server.app, file)
 
     EmbeddedAws.__init__ = recorded  # type: ignore[method-assign]
-    for name in HANDLERS:
-        module = importlib.import_module(f"handler.{name}")
-        for one in list(vars(module).values()):
-            if (
-                isinstance(one, type)
-                and one.__module__ == module.__name__
-                and (hasattr(one, "handle") or hasattr(one, "examine"))
-            ):
-                _sign_as(one, name)
+    for name, kind in HANDLERS.items():
+        _sign_as(kind, name)
 
 
 def _sign_as(handler: Any, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import boto3
 from botocore.config import Config
 
-from handler.local.aws import CREDENTIALS
+from handler.cli.local.aws import CREDENTIALS
 
 from .template import EXAMPLES, INFRA, Template, read
 
@@ -96,7 +96,8 @@ def deploy(
     """
     text = json.dumps(body, separators=(",", ":")) if body else (INFRA / file).read_text()
     known = body or read(file)
-    parameters = {"ImageUri": EXAMPLES["ImageUri"][0], **(parameters or {})}
+    image = {"ImageUri": EXAMPLES["ImageUri"][0]} if "ImageUri" in known["Parameters"] else {}
+    parameters = {**image, **(parameters or {})}
     cloudformation = aws.client("cloudformation")
     began = time.monotonic()
     cloudformation.create_stack(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 INFRA = Path(__file__).parents[2] / "infra"
-FILES = ("template.yaml", "gpu.yaml")
+FILES = ("template.yaml", "alarms.yaml", "gpu.yaml")
 ABSENT = object()
 """What ``AWS::NoValue`` becomes; the property around it disappears."""
 

@@ -93,7 +93,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
         "Tenants": "true",
     }
     with ministack_server(request.config.getoption("--ministack"), tls=True) as (url, certificate):
-        yield deploy(Aws(url, certificate), "running", {"Alarms": "false", **parameters}, body=shimmed())
+        yield deploy(Aws(url, certificate), "running", parameters, body=shimmed())
 
 
 @pytest.fixture(scope="module")

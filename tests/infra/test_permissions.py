@@ -28,7 +28,17 @@ ROLES = {
     "deadletter": "DeadLetterRole",
     "doctor": "DoctorRole",
 }
-SUITE = ("generate", "submit", "status", "suspend", "deadletter", "operations", "tenants", "budget", "uploads")
+SUITE = (
+    "work/test_serving",
+    "work/test_suspend",
+    "api/test_submission",
+    "api/test_results",
+    "api/test_tenants",
+    "api/test_quota",
+    "api/test_uploads",
+    "care/test_deadletters",
+    "care/test_care",
+)
 """Tests whose handlers are recorded."""
 ARNS = {
     "Bucket": {"Ref": "bucket", "Arn": "bucket"},
@@ -60,7 +70,7 @@ KEYS = {
 def calls(tmp_path_factory: pytest.TempPathFactory) -> set[Call]:
     """Runs the handlers' tests and tells what arrived at AWS. That they pass is part of it."""
     file = tmp_path_factory.mktemp("calls") / "calls.jsonl"
-    tests = [f"tests/test_{name}.py" for name in SUITE]
+    tests = [f"tests/{name}.py" for name in SUITE]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.infra.recording", "--record", str(file), *tests]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environ, timeout=280, capture_output=True, text=True, check=False)

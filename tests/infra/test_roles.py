@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
+from handler.api.results import Status
+from handler.api.submission import Submit
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.aws.weights import fetch_model
+from handler.cli.local.aws import EmbeddedAws, create_resources
 from handler.errors import NotFound, QuotaExceeded
-from handler.generate import Generate
-from handler.local.aws import EmbeddedAws, create_resources
 from handler.settings import Settings
-from handler.status import Status
-from handler.storage import TaskStore
-from handler.submit import Submit
-from handler.taskqueue import TaskQueue, event_of
-from handler.weights import fetch_model
+from handler.work.serving import Generate
 from tests.ministack import ministack_server
 from tests.support import PlainEngine, answer_of, http_event, sqs_event
 
+from ..support import event_of
 from .guarded import guarded
 from .policies import matches
 from .readback import document
@@ -249,7 +250,7 @@ def test_without_tls_nothing(request: pytest.FixtureRequest) -> None:
     """The bucket's and the queues' own policies: what works with TLS does not without it."""
     with ministack_server(request.config.getoption("--ministack")) as (url, _):
         plain = Aws(url)
-        stack = deploy(plain, "plain", {"Alarms": "false"}, look=False)
+        stack = deploy(plain, "plain", look=False)
         role = plain.assume(stack.physical["GenerateRole"])
         where = {"Bucket": stack.outputs["Bucket"], "Key": "tasks/a/status.json"}
         assert refused(role, "s3", "put_object", Body=b"{}", **where)
@@ -262,7 +263,7 @@ def test_a_model_in_s3_is_fetched_under_the_role(mini: Aws, tmp_path: Path) -> N
     s3.create_bucket(Bucket="models")
     for name in ("turbo/model_index.json", "turbo/unet/weights", "turbo-secret/weights", "else"):
         s3.put_object(Bucket="models", Key=f"sd/{name}", Body=name.encode())
-    modelled = deploy(mini, "modelled", {"Alarms": "false", "ModelInS3": "models/sd/turbo"})
+    modelled = deploy(mini, "modelled", {"ModelInS3": "models/sd/turbo"})
     with acting(modelled, mini.assume(modelled.physical["GenerateRole"])) as settings:
         folder, _ = fetch_model("s3://models/sd/turbo", replace(settings, cache_dir=str(tmp_path)))
         assert (folder / "unet/weights").read_bytes() == b"turbo/unet/weights"
