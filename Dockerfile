@@ -49,7 +49,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
 # A baked model lies here under its own name: MODEL_ID is looked for as a folder first.
 WORKDIR /opt/darkroom
 # For the worker; Lambda, ECS and Kubernetes have checks of their own and may run the same command.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "handler.alive"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "handler.work.liveness"]
 ENTRYPOINT ["python", "-m", "handler"]
 
 # The model's name is set after its weights: not every builder looks at an argument's value when it takes an ENV from

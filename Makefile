@@ -72,12 +72,13 @@ endif
 lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 # A second opinion on the API's description; needs Node, whose npx fetches the linter. (The tests have rules of their own.)
 lint-api: $(VENV)/installed
 	mkdir -p build
-	$(BIN)/python -c 'import json; from handler.openapi import document; print(json.dumps(document(), indent=1))' > build/openapi.json
+	$(BIN)/python -c 'import json; from handler.contract.openapi import document; print(json.dumps(document(), indent=1))' > build/openapi.json
 	REDOCLY_TELEMETRY=off npx --yes @redocly/cli@2.77.0 lint build/openapi.json
 
 check: lint test

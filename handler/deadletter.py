@@ -1,126 +1,15 @@
-"""The dead-letter handler: the last word on a task whose message the queue has given up on.
-
-A message that came back too often lies in the dead-letter queue. Its task is written down as failed, with the last
-fault, unless it has ended meanwhile or is still being developed under another message.
-"""
+"""The Lambda handler for the dead-letter queue: writes down what the queue has given up on."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from .care.deadletters import build
+from .logs import warm
 
-from . import tasks
-from .errors import Conflict, DarkroomError, Finished, Held, RetriesExhausted, ServiceFault
-from .logs import logger
-from .metrics import Meter
-from .request import Parsed, parse
-from .settings import Settings
-from .storage import TaskStore
-from .taskqueue import Message, TaskQueue, message_of
-from .tenants import misaddressed
-from .world import new_seed, utc_now
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
-
-    from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-
-
-class DeadLetters:
-    """Serves the messages of the dead-letter queue."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        store: TaskStore,
-        queue: TaskQueue | None,
-        *,
-        now: Callable[[], datetime] = utc_now,
-        new_seed: Callable[[], int] = new_seed,
-    ) -> None:
-        """``queue`` is the dead-letter queue; without it a message that has to wait does so for that queue's time."""
-        self._store, self._queue, self._now, self._new_seed = store, queue, now, new_seed
-        self._meter = Meter(settings)
-        self._keep = timedelta(days=settings.retention_days)
-
-    def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
-        """Serves an SQS event's records one after another. Answers which messages stay (``batchItemFailures``)."""
-        processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
-        return dict(process_partial_response(event, self._serve, processor, context))
-
-    def _serve(self, record: SQSRecord) -> None:
-        message = message_of(record)
-        try:
-            self._bury(message)
-        except (Finished, Conflict) as fault:
-            logger.info("a dead letter of no consequence", message_id=message.message_id, fault=fault.message)
-        except Held as held:
-            if held.message_id in {None, message.message_id}:
-                self._wait(message, (held.until - self._now()).total_seconds() + 1)
-                raise
-            logger.info("a dead duplicate", message_id=message.message_id, held_by=held.message_id)
-        except DarkroomError as fault:
-            # S3 failed, or the record has just moved: the message stays, and is read anew.
-            logger.warning("not buried yet", message_id=message.message_id, fault=fault.message)
-            raise
-
-    def _bury(self, message: Message) -> None:
-        """Writes the failure where the task's caller looks. Raises Finished, Held, Conflict, LostRace, ServiceFault."""
-        parsed = parse(message.body)
-        task_id = parsed.task_id or message.message_id
-        if (fault := misaddressed(message)) is not None:
-            store, task_id, parsed = self._store.of(None), message.message_id, Parsed(None, fault.details, None)
-        else:
-            store = self._store.of(message.tenant)
-        stored = store.read(task_id)
-        if stored is None:
-            lost = self._unheard_of(task_id, parsed, message, store.tenant)
-            store.index(lost)
-            store.create(lost)
-        else:
-            record = tasks.Record.from_json(stored.body)
-            if parsed.request is not None and not record.asks_for(parsed.request):
-                raise Conflict(f"the task_id {task_id} names another request")
-            store.change(stored, tasks.exhaust(record, now=self._now()))
-        # A crash from here on leaves the message: it meets a terminal record.
-        self._meter.failed("RETRIES_EXHAUSTED")
-        logger.error("given up", task_id=task_id, tenant=store.tenant)
-
-    def _unheard_of(self, task_id: str, parsed: Parsed, message: Message, tenant: str | None) -> tasks.Record:
-        """A raw message that no worker could even write down, as while S3 refused all of them."""
-        now = self._now()
-        if parsed.request is None:
-            fault = RetriesExhausted("given up: the message holds no valid request, and no worker could say so")
-            return tasks.reject(task_id, fault, now, self._keep, tenant)
-        pending = tasks.create(task_id, parsed.request, self._new_seed(), message.sent_at(now), self._keep, tenant)
-        return tasks.exhaust(pending, now=now)
-
-    def _wait(self, message: Message, seconds: float) -> None:
-        if self._queue is None:
-            return
-        try:
-            self._queue.hide(message.receipt_handle, seconds)
-        except ServiceFault as fault:
-            logger.warning("the message comes back at the queue's own time", fault=fault.message)
-
-
-def build(settings: Settings) -> DeadLetters:
-    """The handler with its real surroundings."""
-    queue = TaskQueue(settings, settings.dead_letter_url) if settings.dead_letter_url else None
-    return DeadLetters(settings, TaskStore(settings), queue)
-
-
-@cache
-def _warm() -> DeadLetters:
-    settings = Settings.load()
-    logger.setLevel(settings.log_level)
-    return build(settings)
+app = warm(build)
 
 
 def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """The Lambda handler, for the dead-letter queue's events."""
-    return _warm().handle(event, context)
+    """Serves an SQS event; answers which of its messages stay (``batchItemFailures``)."""
+    return app().handle(event, context)

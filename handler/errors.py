@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from .responses import ResultResponse
+    from .contract.responses import ResultResponse
 
 Code = Literal[
     "INVALID_REQUEST",
@@ -62,7 +62,7 @@ CODES: tuple[str, ...] = get_args(Code)
 
 
 @dataclass(frozen=True)
-class Fault:
+class FieldError:
     """One thing that is wrong with a request: ``field`` is the JSON path, ``body`` for the whole."""
 
     field: str
@@ -78,7 +78,7 @@ class DarkroomError(Exception):
     retry_after: int | None = None
     """Seconds after which the same call may go better, for the header ``Retry-After``."""
 
-    def __init__(self, message: str, details: Iterable[Fault] = ()) -> None:
+    def __init__(self, message: str, details: Iterable[FieldError] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.details = tuple(details)
@@ -95,7 +95,7 @@ class InvalidRequest(DarkroomError):
     code: ClassVar[Code] = "INVALID_REQUEST"
     http_status: ClassVar[int] = 422
 
-    def __init__(self, details: Iterable[Fault]) -> None:
+    def __init__(self, details: Iterable[FieldError]) -> None:
         details = tuple(details)
         super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in details), details)
 
@@ -107,7 +107,7 @@ class MethodNotAllowed(InvalidRequest):
 
     def __init__(self, method: str, allow: Iterable[str]) -> None:
         self.allow = tuple(allow)
-        super().__init__([Fault("method", f"{method[:16]} is not one of {', '.join(self.allow)}")])
+        super().__init__([FieldError("method", f"{method[:16]} is not one of {', '.join(self.allow)}")])
 
 
 class TooLarge(InvalidRequest):
@@ -145,7 +145,7 @@ class QuotaExceeded(DarkroomError):
     code: ClassVar[Code] = "QUOTA_EXCEEDED"
     http_status: ClassVar[int] = 429
 
-    def __init__(self, message: str, renews_in: float, details: Iterable[Fault] = ()) -> None:
+    def __init__(self, message: str, renews_in: float, details: Iterable[FieldError] = ()) -> None:
         super().__init__(message, details)
         self.retry_after = max(1, math.ceil(renews_in))
 

@@ -106,7 +106,7 @@ class Settings:
     )
     stop_file: str = _setting("", "A file whose appearance stops the worker as SIGTERM does")
     alive_file: str = _setting(
-        "", "A file that the worker touches every few seconds; `python -m handler.alive` looks at it"
+        "", "A file that the worker touches every few seconds; `python -m handler.work.liveness` looks at it"
     )
     spot_notices: bool = _setting(False, "`1` on EC2 spot instances: the worker looks for interruption notices")
     retention_days: int = _setting(30, "Days until a task's `expires_at`", least=1, most=3650)

@@ -1,4 +1,4 @@
-"""The worker: long-polls the queue, shapes what it receives into Lambda's event and calls the same handler.
+"""The worker: long-polls the queue and serves its messages as the Lambda handler does.
 
 It is the GPU container and the laptop. It exits 0 when told to stop, 1 when the model cannot be loaded or the device
 or the disk has gone: its host then starts another, and no message was lost.
@@ -10,43 +10,28 @@ import os
 import signal
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import alive, deadletter, generate
+from .aws.interruptions import InterruptionNotices
+from .aws.queue import TaskQueue
+from .aws.scale_in import ScaleInProtection
+from .care import deadletters
 from .errors import ModelUnavailable, ServiceFault
-from .logs import logger
-from .notices import Notices
-from .polling import POLL_SECONDS, Poller, serve_dead_letters
-from .protection import Protection
-from .settings import Settings
-from .taskqueue import TaskQueue, event_of
+from .logs import configured, logger
+from .work import liveness, serving
+from .work.polling import POLL_SECONDS, Poller, serve_dead_letters
 
 if TYPE_CHECKING:
-    from .generate import Generate
-    from .taskqueue import Message
+    from .aws.queue import Message
+    from .settings import Settings
+    from .work.serving import Generate
 
-MOST_TASKS = 64
 MOST_MESSAGES = 10
 """What SQS gives at a time."""
 FINISH_WITHIN = 5.0
 """Seconds. A task that will be done by then is finished when the worker stops: saving and resuming it costs more."""
 LAST_SECONDS = 5.0
 """Of the grace: what still runs then is saved and given back in the middle of a step."""
-
-
-@dataclass(frozen=True)
-class WorkerContext:
-    """What a Lambda context tells; a worker has no deadline, so a large constant stands for the time left."""
-
-    aws_request_id: str
-    function_name: str = "worker"
-    memory_limit_in_mb: int = 0
-    invoked_function_arn: str = "arn:aws:lambda:local:000000000000:function:worker"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return 12 * 3600 * 1000
 
 
 class Worker:
@@ -64,7 +49,7 @@ class Worker:
         self._running = 0
         self._capacity = 0
         self._failed = threading.Event()
-        self._gave_up = False
+        self._released_all = False
         self._alarm: threading.Timer | None = None
         self._loading = threading.Thread(target=self._load, name="load", daemon=True)
         app.on_broken = lambda: self.stop(suspend=True)
@@ -92,7 +77,7 @@ class Worker:
             self._app.suspend(min(FINISH_WITHIN, self._grace / 2))
         with self._free:
             if suspend and self._alarm is None:
-                self._alarm = threading.Timer(max(self._grace - LAST_SECONDS, self._grace / 2), self._give_up)
+                self._alarm = threading.Timer(max(self._grace - LAST_SECONDS, self._grace / 2), self._release_all)
                 self._alarm.daemon = True
                 self._alarm.start()
             self._free.notify_all()
@@ -103,27 +88,25 @@ class Worker:
         No message is taken while it loads: nothing would keep it from others, and it would count as received.
         """
         self._loading.start()
-        pool = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
         while free := self._wait_for_place():
             for message in self._poller.receive(min(free, MOST_MESSAGES)):
                 with self._free:
                     self._running += 1
-                pool.submit(self._serve, message)
+                self._app.threads.submit(self._serve, message)
         with self._free:
-            self._free.wait_for(lambda: self._running == 0 or self._gave_up)
+            self._free.wait_for(lambda: self._running == 0 or self._released_all)
             if self._alarm is not None:
                 self._alarm.cancel()
-        pool.shutdown(wait=False)
         if self._failed.is_set():
             for message in self._poller.receive_now(MOST_MESSAGES):
                 self._serve(message)  # without a model: recorded as pending, and back
         return int(self.failed)
 
-    def _give_up(self) -> None:
+    def _release_all(self) -> None:
         """The grace is almost over: what still runs is saved as far as it is, given back, and left alone."""
-        self._app.abandon()
+        self._app.release_all()
         with self._free:
-            self._gave_up = True
+            self._released_all = True
             self._free.notify_all()
 
     def _load(self) -> None:
@@ -140,15 +123,14 @@ class Worker:
     def _wait_for_place(self) -> int:
         """The number of free places, once there is one; 0 when it is time to stop. Shows that it is alive meanwhile."""
         with self._free:
-            alive.touch(self._alive_file)
+            liveness.touch(self._alive_file)
             while not self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity, POLL_SECONDS):
-                alive.touch(self._alive_file)
+                liveness.touch(self._alive_file)
             return 0 if self._stop.is_set() else self._capacity - self._running
 
     def _serve(self, message: Message) -> None:
         try:
-            response = self._app.handle(event_of(message), WorkerContext(message.message_id))
-            if not response["batchItemFailures"]:
+            if self._app.serve(message):
                 # A crash before the delete brings the message back to a terminal record: nothing runs again.
                 self._queue.delete(message.receipt_handle)
         except ServiceFault as fault:
@@ -163,9 +145,8 @@ class Worker:
 
 def main(settings: Settings | None = None) -> int:
     """Runs a worker until SIGTERM or SIGINT. Returns the exit status."""
-    settings = settings or Settings.load()
-    logger.setLevel(settings.log_level)
-    worker = Worker(generate.build(settings), TaskQueue(settings), settings)
+    settings = configured(settings)
+    worker = Worker(serving.build(settings), TaskQueue(settings), settings)
 
     def on_signal(*_: object) -> None:
         # Not from here: a handler interrupts the main thread, which may hold the lock that stop() needs.
@@ -175,11 +156,11 @@ def main(settings: Settings | None = None) -> int:
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, on_signal)
-    notices = Notices(settings, lambda: worker.stop(suspend=True))
+    notices = InterruptionNotices(settings, lambda: worker.stop(suspend=True))
     notices.start()
     if settings.dead_letter_url:
-        serve_dead_letters(deadletter.build(settings), TaskQueue(settings, settings.dead_letter_url))
-    protection = Protection(settings, lambda: worker.busy)
+        serve_dead_letters(deadletters.build(settings), TaskQueue(settings, settings.dead_letter_url))
+    protection = ScaleInProtection(settings, lambda: worker.busy)
     protection.start()
     status = worker.run()
     notices.stop()

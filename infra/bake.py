@@ -53,9 +53,9 @@ if __name__ == "__main__":
     if (SECRETS / "hf_token").exists():
         os.environ["HF_TOKEN_PATH"] = str(SECRETS / "hf_token")
 
+    from handler.aws.weights import fetch_model
+    from handler.contract.health import CARD_FILE
     from handler.engine.loading import load
-    from handler.health import CARD_FILE
     from handler.settings import Settings
-    from handler.weights import fetch_model
 
     bake(*(Path(argument) for argument in sys.argv[1:4]))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler.engine.running import start
-from handler.generate import Generate
-from handler.local.aws import CREDENTIALS, EmbeddedAws, create_resources
+from handler.api.results import Status
+from handler.api.submission import Submit
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
+from handler.engine.starting import start
 from handler.settings import Settings
-from handler.status import Status
-from handler.storage import TaskStore
-from handler.submit import Submit
-from handler.taskqueue import TaskQueue
+from handler.work.serving import Generate
 
 from .ministack import ministack
 from .support import Clock, PlainEngine
@@ -23,8 +23,8 @@ from .support import Clock, PlainEngine
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from handler.cli.local.aws import Resources
     from handler.engine.running import PipelineEngine
-    from handler.local.aws import Resources
 
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]

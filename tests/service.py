@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from handler.generate import Generate
-from handler.local.http import HttpApi, serve
-from handler.status import Status
-from handler.submit import Submit
+from handler.api.results import Status
+from handler.api.submission import Submit
+from handler.cli.local.http import HttpApi, serve
+from handler.work.serving import Generate
 from handler.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from handler.aws.queue import TaskQueue
+    from handler.aws.store import TaskStore
     from handler.engine import Engine
     from handler.settings import Settings
-    from handler.storage import TaskStore
-    from handler.taskqueue import TaskQueue
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,20 @@ from uuid import uuid4
 
 from PIL import Image
 
-from handler import tasks
-from handler.card import Defaults, ModelCard
+from handler.contract.card import Defaults, ModelCard
+from handler.contract.record import Lease, ModelRef, Record
+from handler.contract.request import GenerationRequest
 from handler.engine import Developed, EncodedImage
 from handler.engine.imaging import encode
-from handler.request import GenerationRequest
+from handler.task import moves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from handler.aws.queue import Message
+    from handler.aws.store import TaskStore
+    from handler.contract.health import Measured
     from handler.engine import Observer
-    from handler.quote import Measured
-    from handler.storage import TaskStore
 
 CARD = ModelCard(
     id="built-in",
@@ -182,23 +184,39 @@ def answer_of(response: dict[str, Any]) -> tuple[int, Any]:
     return response["statusCode"], json.loads(response["body"])
 
 
-def record_of(store: TaskStore, task_id: str) -> tasks.Record:
+def record_of(store: TaskStore, task_id: str) -> Record:
     """The task's record; there must be one."""
     stored = store.read(task_id)
     assert stored is not None
-    return tasks.Record.from_json(stored.body)
+    return Record.from_json(stored.body)
 
 
-def held(store: TaskStore, clock: Clock, *, lease: float = 60, message_id: str | None = None) -> tasks.Record:
+def held(store: TaskStore, clock: Clock, *, lease: float = 60, message_id: str | None = None) -> Record:
     """The record of the task "mine", a fox, that a worker elsewhere has claimed."""
-    record = tasks.create("mine", GenerationRequest(prompt="fox"), 7, clock(), timedelta(days=1))
+    record = moves.create("mine", GenerationRequest(prompt="fox"), 7, clock(), timedelta(days=1))
     assert record.request is not None
-    claimed = tasks.claim(
+    claimed = moves.claim(
         record,
-        lease=tasks.Lease(owner="elsewhere", expires_at=clock() + timedelta(seconds=lease), message_id=message_id),
+        lease=Lease(owner="elsewhere", expires_at=clock() + timedelta(seconds=lease), message_id=message_id),
         now=clock(),
         request=CARD.resolve(record.request),
-        model=tasks.ModelRef(id="m", pipeline="P", dtype="float32"),
+        model=ModelRef(id="m", pipeline="P", dtype="float32"),
     )
     store.create(claimed)
     return claimed
+
+
+def event_of(message: Message) -> dict[str, Any]:
+    """The SQS event that Lambda makes of a message."""
+    said = {} if message.tenant is None else {"tenant": {"dataType": "String", "stringValue": message.tenant}}
+    record = {
+        "messageId": message.message_id,
+        "receiptHandle": message.receipt_handle,
+        "body": message.body,
+        "attributes": dict(message.attributes),
+        "messageAttributes": said,
+        "eventSource": "aws:sqs",
+        "eventSourceARN": "arn:aws:sqs:local:000000000000:worker",
+        "awsRegion": "local",
+    }
+    return {"Records": [record]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import re
 import subprocess
 import tomllib
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from handler.contract.request import GenerationRequest, parse
 from handler.errors import CODES, DarkroomError
-from handler.request import GenerationRequest, parse
 from handler.settings import variables
 
 ROOT = Path(__file__).parent.parent
@@ -101,3 +102,9 @@ def test_torch_is_pinned_and_every_dependency_earns_its_place() -> None:
 def test_the_recorded_event_is_one() -> None:
     event = json.loads((ROOT / "tests/events/sqs.json").read_text())
     assert {record["eventSource"] for record in event["Records"]} == {"aws:sqs"}
+
+
+def test_what_docstrings_refer_to_exists() -> None:
+    for path in (ROOT / "handler").rglob("*.py"):
+        for name in re.findall(r":(?:mod|class|func|meth):`~?(handler[\w.]*)`", path.read_text()):
+            pkgutil.resolve_name(name)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from ..errors import Fault, InvalidRequest
-from ..request import GenerationRequest
-from ..world import MAX_UPLOAD
+from ..contract.ids import MAX_UPLOAD
+from ..contract.request import GenerationRequest
+from ..errors import FieldError, InvalidRequest
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -18,7 +18,7 @@ Asked: TypeAlias = str | Mapping[str, Any] | GenerationRequest
 
 
 class Parameters(TypedDict, total=False):
-    """A request's fields but the prompt, as :class:`~handler.request.GenerationRequest` describes them."""
+    """A request's fields but the prompt, as :class:`~handler.contract.request.GenerationRequest` describes them."""
 
     negative_prompt: str
     num_inference_steps: int
@@ -54,11 +54,11 @@ def kind_of(image: bytes) -> str:
     for more bytes than an upload may have: the fault that the service would find, before anything is sent.
     """
     if len(image) > MAX_UPLOAD:
-        raise InvalidRequest([Fault("image", f"must have at most {MAX_UPLOAD:,} bytes, has {len(image):,}")])
+        raise InvalidRequest([FieldError("image", f"must have at most {MAX_UPLOAD:,} bytes, has {len(image):,}")])
     if image.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if image.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if image.startswith(b"RIFF") and image[8:12] == b"WEBP":
         return "image/webp"
-    raise InvalidRequest([Fault("image", "must be a PNG, JPEG or WebP file")])
+    raise InvalidRequest([FieldError("image", "must be a PNG, JPEG or WebP file")])

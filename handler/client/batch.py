@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from ..contract.responses import ResultResponse
     from ..errors import DarkroomError
-    from ..responses import ResultResponse
     from .asking import Asked
 
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from ..clock import utc_now
+from ..contract.ids import new_id
 from ..errors import DarkroomError, Internal, ServiceFault, SettingsError, StillRunning
 from ..settings import Settings
-from ..world import new_id, utc_now
 from .asking import Asked, Parameters, body_of, encoded, kind_of
 from .batch import Batch, Drawn
 from .faults import fault_in
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from threading import Event
 
-    from ..responses import QuoteResponse, ResultResponse, TaskResponse
-    from ..statuses import Status
+    from ..contract.responses import QuoteResponse, ResultResponse, TaskResponse
+    from ..contract.statuses import Status
     from .service import Service
 
 PAGE = 100

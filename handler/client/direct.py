@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse
-from ..status import Status
-from ..storage import TaskStore
-from ..submit import Submit
-from ..taskqueue import TaskQueue
-from ..world import new_id
+from ..api.results import Status
+from ..api.submission import Submit
+from ..aws.queue import TaskQueue
+from ..aws.store import TaskStore
+from ..contract.ids import new_id
+from ..contract.responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse
 from .service import Look
 
 if TYPE_CHECKING:
-    from ..records import Record
+    from ..contract.record import Record
     from ..settings import Settings
 
 

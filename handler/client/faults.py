@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from ..contract.responses import ErrorResponse
 from ..errors import (
     Cancelled,
     Conflict,
     DarkroomError,
-    Fault,
+    FieldError,
     Internal,
     InvalidRequest,
     ModelUnavailable,
@@ -23,11 +24,10 @@ from ..errors import (
     TimedOut,
     UnsafeContent,
 )
-from ..responses import ErrorResponse
 
 if TYPE_CHECKING:
-    from ..records import ErrorInfo
-    from ..responses import ResultResponse
+    from ..contract.record import ErrorInfo
+    from ..contract.responses import ResultResponse
 
 KINDS: dict[str, type[DarkroomError]] = {
     kind.code: kind
@@ -71,14 +71,14 @@ def refusal(status: int, body: bytes) -> DarkroomError:
         return _made(kind, f"the service answers {status}: {_text(body)}")
     if told.code == "INTERNAL" and status == 503:
         return ServiceFault(told.message)
-    return _made(KINDS[told.code], told.message, [Fault(one.field, one.message) for one in told.details])
+    return _made(KINDS[told.code], told.message, [FieldError(one.field, one.message) for one in told.details])
 
 
 def _fault(error: ErrorInfo) -> DarkroomError:
-    return _made(KINDS[error.code], error.message, [Fault(one.field, one.message) for one in error.details])
+    return _made(KINDS[error.code], error.message, [FieldError(one.field, one.message) for one in error.details])
 
 
-def _made(kind: type[DarkroomError], message: str, details: list[Fault] | None = None) -> DarkroomError:
+def _made(kind: type[DarkroomError], message: str, details: list[FieldError] | None = None) -> DarkroomError:
     """Past the constructors: they make a message out of what the service knew, and here it is made already."""
     fault = kind.__new__(kind)
     DarkroomError.__init__(fault, message, details or ())

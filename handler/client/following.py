@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from ..contract.statuses import TERMINAL
 from ..errors import StillRunning
-from ..statuses import TERMINAL
 from .patience import pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..responses import ResultResponse
+    from ..contract.responses import ResultResponse
     from .patience import World
     from .service import Look, Service
 

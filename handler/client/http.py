@@ -9,8 +9,8 @@ from urllib.parse import quote, urlencode
 from pydantic import BaseModel, ValidationError
 from urllib3.filepost import encode_multipart_formdata
 
-from ..errors import Fault, Internal, InvalidRequest, QuotaExceeded, ServiceFault
-from ..responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse, UploadResponse
+from ..contract.responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse, UploadResponse
+from ..errors import FieldError, Internal, InvalidRequest, QuotaExceeded, ServiceFault
 from .faults import refusal
 from .patience import Passing, persevere, seconds_of
 from .service import Look
@@ -57,7 +57,7 @@ class HttpService:
             fault = f"the image was not taken: {answer.status} {answer.body[:200].decode('utf-8', 'replace')}"
             if answer.status >= 500:
                 raise Passing(ServiceFault(fault))
-            raise InvalidRequest([Fault("image", fault)])
+            raise InvalidRequest([FieldError("image", fault)])
 
         return persevere(attempt, self._within, self._world)
 

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import TYPE_CHECKING, TypeVar
 
-from ..world import utc_now
+from ..clock import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable

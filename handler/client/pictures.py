@@ -8,12 +8,12 @@ from pathlib import Path
 from re import fullmatch
 from typing import TYPE_CHECKING
 
+from ..contract.ids import TASK_ID
 from ..errors import Internal, NotFound, ServiceFault
-from ..world import TASK_ID
 from .patience import Passing, persevere
 
 if TYPE_CHECKING:
-    from ..responses import ResultImage, ResultResponse
+    from ..contract.responses import ResultImage, ResultResponse
     from .net import Net
     from .patience import World
 

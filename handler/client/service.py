@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ..responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse
+    from ..contract.responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse
 
 
 @dataclass(frozen=True)

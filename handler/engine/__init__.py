@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from ..card import ModelCard
-    from ..quote import Measured
-    from ..request import GenerationRequest
+    from ..contract.card import ModelCard
+    from ..contract.health import Measured
+    from ..contract.request import GenerationRequest
 
 
 class Running(Protocol):
@@ -43,7 +43,7 @@ class Developed:
     decode: float
     batch_size: int
     resumed_steps: int = 0
-    forwards: float = 0.0
+    forward_share: float = 0.0
     """This task's share of the denoiser's forwards: of one that four tasks shared, a quarter."""
 
 

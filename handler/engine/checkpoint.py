@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ..card import ModelCard
-    from ..request import GenerationRequest
+    from ..contract.card import ModelCard
+    from ..contract.request import GenerationRequest
 
 FORMAT = "darkroom-checkpoint-1"
 LIBRARIES = ("torch", "diffusers", "transformers")

@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 class Source(Protocol):
-    """Where the compute thread finds forwards when there is no errand. Called with the thread's lock held."""
+    """Where the compute thread finds forwards when there is no job. Called with the thread's lock held."""
 
     def next(self, now: float) -> tuple[Callable[[], None] | None, float | None]:
         """Work to do now, or None and the seconds until there may be some (None: when told)."""
 
 
-class _Errand:
+class _Job:
     def __init__(self, work: Callable[[], Any]) -> None:
         self.work = work
         self.done = threading.Event()
@@ -40,18 +40,18 @@ class _Errand:
 
 
 class Compute:
-    """A thread with a list of errands, and sources of forwards that it turns to when the list is empty."""
+    """A thread with a list of jobs, and sources of forwards that it turns to when the list is empty."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self._errands: deque[_Errand] = deque()
+        self._jobs: deque[_Job] = deque()
         self._sources: list[Source] = []
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="compute", daemon=True)
         self._thread.start()
 
     def serve(self, source: Source) -> None:
-        """From now on runs what ``source`` has, too, whenever there is no errand."""
+        """From now on runs what ``source`` has, too, whenever there is no job."""
         with self.changed:
             self._sources.append(source)
 
@@ -59,16 +59,16 @@ class Compute:
         """Does ``work`` in the compute thread; returns its result or raises what it raised."""
         if threading.current_thread() is self._thread:
             return work()
-        errand = _Errand(work)
+        job = _Job(work)
         with self.changed:
             if self._closed:
                 raise RuntimeError("the compute thread is closed")
-            self._errands.append(errand)
+            self._jobs.append(job)
             self.changed.notify_all()
-        errand.done.wait()
-        if errand.fault is not None:
-            raise errand.fault
-        result: T = errand.result
+        job.done.wait()
+        if job.fault is not None:
+            raise job.fault
+        result: T = job.result
         return result
 
     def close(self) -> None:
@@ -83,11 +83,11 @@ class Compute:
             work()
 
     def _next(self) -> Callable[[], None] | None:
-        """Errands first: a text encoded lets a task join the next forward, a picture decoded lets one leave."""
+        """Jobs first: a text encoded lets a task join the next forward, a picture decoded lets one leave."""
         with self.changed:
             while True:
-                if self._errands:
-                    return self._errands.popleft()
+                if self._jobs:
+                    return self._jobs.popleft()
                 now, waits = time.perf_counter(), []
                 for source in self._sources:
                     work, wait = source.next(now)

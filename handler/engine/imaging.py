@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import Fault, InvalidRequest
+from ..errors import FieldError, InvalidRequest
 from . import EncodedImage
 
 if TYPE_CHECKING:
-    from ..card import ModelCard
-    from ..request import GenerationRequest, OutputFormat
+    from ..contract.card import ModelCard
+    from ..contract.request import GenerationRequest, OutputFormat
 
 DEFAULT_QUALITY = 90
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -72,4 +72,4 @@ def _flat(picture: Image.Image) -> Image.Image:
 
 
 def _unfit(reason: str) -> InvalidRequest:
-    return InvalidRequest([Fault("image", reason)])
+    return InvalidRequest([FieldError("image", reason)])

@@ -9,6 +9,7 @@ import math
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,11 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from ..card import TUTORIAL, Defaults, Limits, ModelCard
+from ..contract.card import ARGUMENTS, TUTORIAL, Defaults, Limits, ModelCard
+from ..contract.health import CARD_FILE, baked_card
 from ..errors import DarkroomError, ModelUnavailable
-from ..health import CARD_FILE, baked_card
 from ..logs import logger
 from ..settings import provide
-from ..weights import fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,26 +40,21 @@ TEAM = torch.get_num_threads()
 """OpenMP's own number of threads, as OMP_NUM_THREADS or the machine has it."""
 LARGE = 100_000_000
 """Parameters of a denoiser from which channels-last is worth it on a CPU: the built-in model is a quarter slower so."""
-ARGUMENTS = {
-    "negative_prompt": "negative_prompt",
-    "num_inference_steps": "num_inference_steps",
-    "guidance_scale": "guidance_scale",
-    "seed": "generator",
-    "width": "width",
-    "height": "height",
-    "num_images": "num_images_per_prompt",
-    "image": "image",
-    "strength": "strength",
-}
-"""Request fields and the pipeline arguments that carry them; ``prompt`` is always taken."""
 
 
-def load(settings: Settings) -> tuple[Any, ModelCard]:
-    """Loads the pipeline. Raises ModelUnavailable with the reason, whatever went wrong."""
+Fetch = Callable[[str, "Settings"], tuple[Path, str]]
+"""From an ``s3://`` URL to a folder on this machine and a revision that names its content."""
+
+
+def load(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, ModelCard]:
+    """Loads the pipeline; ``fetch`` gets it from S3 where it lies there.
+
+    Raises ModelUnavailable with the reason, whatever went wrong.
+    """
     provide(ONEDNN_PRIMITIVE_CACHE_CAPACITY=str(KERNELS))  # read by oneDNN when it is first used
     try:
         with _quiet():
-            return _load(settings)
+            return _load(settings, fetch)
     except DarkroomError as fault:
         raise ModelUnavailable(fault.message) from fault
     except Exception as fault:
@@ -67,12 +62,14 @@ def load(settings: Settings) -> tuple[Any, ModelCard]:
         raise ModelUnavailable(f"cannot load {settings.model_name}: {reason}") from fault
 
 
-def _load(settings: Settings) -> tuple[Any, ModelCard]:
+def _load(settings: Settings, fetch: Fetch | None) -> tuple[Any, ModelCard]:
     source = settings.model_source
     # An image has its model under the model's own name in the working folder, with the revision on its card.
     revision = settings.model_revision or (baked_card(settings) or {}).get("revision")
     if source.startswith("s3://") and not Path(source).is_dir():
-        folder, revision = fetch_model(source, settings)
+        if fetch is None:
+            raise ModelUnavailable(f"{source}: nothing here fetches models from S3")
+        folder, revision = fetch(source, settings)
         source = str(folder)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
@@ -82,7 +79,7 @@ def _load(settings: Settings) -> tuple[Any, ModelCard]:
     pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     tune(pipe, device, dtype, compiled=settings.compile)
-    return pipe, describe(pipe, settings.model_name, revision, dtype, read_overrides(Path(source)))
+    return pipe, card_of(pipe, settings.model_name, revision, dtype, read_overrides(Path(source)))
 
 
 def pick_device(wanted: str) -> str:
@@ -152,7 +149,7 @@ def read_overrides(folder: Path) -> dict[str, Any]:
     return {name: card[name] for name in ("defaults", "limits") if name in card}
 
 
-def describe(pipe: Any, name: str, revision: str | None, dtype: str, overrides: dict[str, Any]) -> ModelCard:
+def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: dict[str, Any]) -> ModelCard:
     """The card of a pipeline: parameters and defaults from its signature, sizes from its configuration."""
     drawing, signature, fields = from_image(pipe), dict(taken(pipe)), _fields(pipe)
     if drawing is not None:

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 if TYPE_CHECKING:
-    from .running import PipelineEngine
+    from collections.abc import Callable
+
+    from . import Developed
 
 SIDE = 128
 """Pixels of the longer side, at most."""
@@ -57,10 +59,10 @@ def _with_constant(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def fitted(
-    engine: PipelineEngine, call: dict[str, Any], pictures: np.ndarray[Any, Any], observer: Any
+    run: Callable[[dict[str, Any]], Developed], call: dict[str, Any], pictures: np.ndarray[Any, Any]
 ) -> Preview | None:
     """The map for this pipeline, from a picture that it has drawn and the latents of the same call."""
-    latents = engine.run({**call, "output_type": "latent"}, observer).pictures
+    latents = run({**call, "output_type": "latent"}).pictures
     if not isinstance(latents, torch.Tensor):
         return None
     return Preview.fit(latents.float().cpu().numpy(), pictures)

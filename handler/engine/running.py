@@ -10,44 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OutOfMemory, UnsafeContent, WorkerBroken
 from . import Developed, EncodedImage
-from .compute import Compute
-from .passage import Passage, Replay
+from .calls import SavedOutputs, TaskCalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from PIL.Image import Image
 
-    from ..card import ModelCard
-    from ..quote import Measured
-    from ..request import GenerationRequest
-    from ..settings import Settings
+    from ..contract.card import ModelCard
+    from ..contract.health import Measured
+    from ..contract.request import GenerationRequest
     from . import Observer
-    from .forwards import Forwards
+    from .batcher import Batcher
+    from .compute import Compute
     from .preview import Preview
-
-
-def start(settings: Settings) -> PipelineEngine:
-    """Loads the pipeline in the compute thread, imports of torch and diffusers included. Raises ModelUnavailable."""
-    compute = Compute()
-    began = time.perf_counter()
-
-    def load() -> tuple[Any, ModelCard]:
-        from .loading import load
-
-        return load(settings)
-
-    try:
-        pipe, card = compute.run(load)
-        engine = PipelineEngine(pipe, card, compute)
-        from .admission import settle
-
-        settle(engine, settings)
-    except BaseException:
-        compute.close()
-        raise
-    engine.load_seconds = time.perf_counter() - began
-    return engine
 
 
 class PipelineEngine:
@@ -56,22 +32,22 @@ class PipelineEngine:
     def __init__(self, pipe: Any, card: ModelCard, compute: Compute, capacity: int = 1) -> None:
         import torch
 
+        from .batcher import Batcher
         from .checkpoint import weights_of
-        from .forwards import Forwards
         from .loading import denoiser_name, from_image
 
         self.card, self.capacity, self.load_seconds = card, capacity, 0.0
         self.measured: Measured | None = None
         self.pipe, self.from_image, self.compute = pipe, from_image(pipe), compute
         self._denoiser = denoiser_name(pipe)
-        self.forwards: Forwards = Forwards(getattr(pipe, self._denoiser), compute)
+        self.batcher: Batcher = Batcher(getattr(pipe, self._denoiser), compute)
         control = getattr(pipe, "controlnet", None)
-        self.control = Forwards(control, compute) if isinstance(control, torch.nn.Module) else None
-        for forwards in filter(None, (self.forwards, self.control)):
-            compute.serve(forwards)
+        self.control = Batcher(control, compute) if isinstance(control, torch.nn.Module) else None
+        for batcher in filter(None, (self.batcher, self.control)):
+            compute.serve(batcher)
         self.look: Preview | None = None
         self._tokenizing = threading.Lock()
-        self._weights = compute.run(lambda: weights_of(self.forwards.denoiser))
+        self._weights = compute.run(lambda: weights_of(self.batcher.denoiser))
         self._places = threading.Condition()
         self._taken = 0
 
@@ -95,22 +71,22 @@ class PipelineEngine:
 
         made_by = identity(self.card, self._weights, request, image)
         picture = decode(image, request, self.card) if image else None
-        return self.run(self.arguments(request, picture), observer, Replay(made_by, checkpoint))
+        return self.run(self.arguments(request, picture), observer, SavedOutputs(made_by, checkpoint))
 
     def arguments(self, request: GenerationRequest, picture: Image | None = None) -> dict[str, Any]:
         """For ``run``; ``picture`` is the input image."""
         return arguments(request, self.card, self.pipe if picture is None else self.from_image, picture)
 
-    def run(self, call: dict[str, Any], observer: Observer, replay: Replay | None = None) -> Developed:
+    def run(self, call: dict[str, Any], observer: Observer, replay: SavedOutputs | None = None) -> Developed:
         """Runs the pipeline with these arguments in this thread; what is heavy is done in the compute thread."""
         import torch
 
         from .faults import device_lost, out_of_memory
 
         pipe = self._own(self.pipe if call.get("image") is None else self.from_image)
-        passage = Passage(self.forwards, pipe, observer, replay or Replay({}))
-        passage.look = self.look
-        self._stand_in(pipe, passage)
+        calls = TaskCalls(self.batcher, pipe, observer, replay or SavedOutputs({}))
+        calls.look = self.look
+        self._stand_in(pipe, calls)
         began = time.perf_counter()
         try:
             with torch.inference_mode():
@@ -122,18 +98,18 @@ class PipelineEngine:
                 raise WorkerBroken(f"the device is lost: {str(fault).splitlines()[0]}") from fault
             raise
         finally:
-            passage.leave()
+            calls.leave()
         ended = time.perf_counter()
         if any(getattr(output, "nsfw_content_detected", None) or []):
             raise UnsafeContent("the model's safety checker refused the picture")
-        first, last = passage.first or began, passage.last or began
+        first, last = calls.first or began, calls.last or began
         times = {"text": first - began, "denoise": last - first, "decode": ended - last}
         return Developed(
             output.images,
             **times,
-            batch_size=passage.together,
-            resumed_steps=len(passage.replay.stored),
-            forwards=passage.forwards,
+            batch_size=calls.together,
+            resumed_steps=len(calls.replay.stored),
+            forward_share=calls.share,
         )
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
@@ -152,21 +128,21 @@ class PipelineEngine:
         vars(pipe)["scheduler"] = type(scheduler).from_config(scheduler.config)
         return pipe
 
-    def _stand_in(self, pipe: Any, passage: Passage) -> None:
+    def _stand_in(self, pipe: Any, calls: TaskCalls) -> None:
         """Puts stand-ins in the components' places, past the pipeline's own bookkeeping of where they came from."""
         import torch
 
-        from .seam import Errands, Guarded, Seam
+        from .seam import LockedTokenizer, OnComputeThread, Seam
 
         for name, component in pipe.components.items():
             if name == self._denoiser:
-                vars(pipe)[name] = Seam(component, passage)
+                vars(pipe)[name] = Seam(component, calls)
             elif name == "controlnet" and self.control is not None:
-                vars(pipe)[name] = Seam(component, passage.control(self.control))
+                vars(pipe)[name] = Seam(component, calls.control(self.control))
             elif isinstance(component, torch.nn.Module):
-                vars(pipe)[name] = Errands(component, self.compute)
+                vars(pipe)[name] = OnComputeThread(component, self.compute)
             elif name.startswith("tokenizer") and component is not None:
-                vars(pipe)[name] = Guarded(component, self._tokenizing)
+                vars(pipe)[name] = LockedTokenizer(component, self._tokenizing)
 
 
 def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: Image | None = None) -> dict[str, Any]:
@@ -177,7 +153,8 @@ def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: I
     """
     import torch
 
-    from .loading import ARGUMENTS, taken
+    from ..contract.card import ARGUMENTS
+    from .loading import taken
 
     given = {field: getattr(request, field) for field in card.parameters}
     if "seed" in given:

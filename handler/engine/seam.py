@@ -55,7 +55,7 @@ class Seam(StandIn):
         return self.__dict__["_through"](args, kwargs)
 
 
-class Errands(StandIn):
+class OnComputeThread(StandIn):
     """The place of any other network (text encoder, VAE, safety checker): its work is done in the compute thread."""
 
     METHODS = frozenset({"encode", "decode", "get_text_features", "get_image_features", "generate"})
@@ -108,7 +108,7 @@ def _distribution_as(output: T, dtype: torch.dtype) -> T:
     return made
 
 
-class Guarded:
+class LockedTokenizer:
     """A tokenizer's place: fast tokenizers keep padding state between calls, and two threads corrupt each other's."""
 
     def __init__(self, inner: Any, lock: threading.Lock) -> None:
@@ -116,7 +116,9 @@ class Guarded:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        return Guarded(found, self._lock) if inspect.ismethod(found) else found  # `tokenize` changes the state, too
+        return (
+            LockedTokenizer(found, self._lock) if inspect.ismethod(found) else found
+        )  # `tokenize` changes the state, too
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:

@@ -11,11 +11,12 @@ import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from handler.local.aws import CREDENTIALS, EmbeddedAws, create_resources
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
+from handler.contract.record import Record
+from handler.contract.statuses import TERMINAL
 from handler.settings import use
-from handler.storage import TaskStore
-from handler.taskqueue import TaskQueue
-from handler.tasks import TERMINAL, Record
 
 from .hosting import ROOT, environment, free_port, running
 from .load import LIMIT, Client, Outcome, Task

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from handler.local.aws import EmbeddedAws
+from handler.cli.local.aws import EmbeddedAws
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

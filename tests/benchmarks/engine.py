@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from handler.contract.request import GenerationRequest
 from handler.logs import logger
-from handler.request import GenerationRequest
 from handler.settings import Settings
 
 from .report import Report, in_fresh_process
@@ -70,7 +70,7 @@ def together(engine: PipelineEngine, works: list[Callable[[], Any]]) -> dict[str
         with engine.place():
             results[at] = works[at]()
 
-    count, calls = engine.forwards.count, engine.forwards.calls
+    count, calls = engine.batcher.count, engine.batcher.calls
     threads = [threading.Thread(target=one, args=(at,), name="task") for at in range(len(works))]
     began = time.perf_counter()
     for thread in threads:
@@ -82,8 +82,8 @@ def together(engine: PipelineEngine, works: list[Callable[[], Any]]) -> dict[str
         raise RuntimeError("a task failed")
     return {
         "rate": len(works) / seconds,
-        "forwards": engine.forwards.count - count,
-        "calls": engine.forwards.calls - calls,
+        "forwards": engine.batcher.count - count,
+        "calls": engine.batcher.calls - calls,
         "in_flight": engine.capacity,
         "dtype": engine.card.dtype,
         "pictures": [result.pictures[0] for result in results],
@@ -99,7 +99,7 @@ def in_turn(works: list[Callable[[], Any]]) -> dict[str, Any]:
 
 def seam(dtype: str) -> dict[str, Any]:
     """The built-in model through the engine, which has warmed up and measured its capacity at its start."""
-    from handler.engine.running import start
+    from handler.engine.starting import start
 
     logger.setLevel("ERROR")
     engine = start(Settings(device="cpu", dtype=dtype))

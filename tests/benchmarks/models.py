@@ -18,13 +18,13 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
-from handler.card import Defaults, ModelCard
+from handler.contract.card import Defaults, ModelCard
 from handler.settings import BUILT_IN_MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from handler.request import GenerationRequest
+    from handler.contract.request import GenerationRequest
 
 CROSS, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
 SD21_UNET = {

@@ -14,13 +14,14 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from handler import generate, tasks
-from handler.local.aws import CREDENTIALS, create_resources
+from handler.api.submission import Submit
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.cli.local.aws import CREDENTIALS, create_resources
+from handler.contract.record import Record, Timings
 from handler.logs import logger
 from handler.settings import use
-from handler.storage import TaskStore
-from handler.submit import Submit
-from handler.taskqueue import TaskQueue
+from handler.work.serving import build
 from handler.worker import Worker
 
 from ..support import answer_of, http_event
@@ -50,7 +51,7 @@ class Path:
         self._aws, self._store, self._queue = aws, TaskStore(settings), TaskQueue(settings)
         self._submit = Submit(settings, self._store, self._queue)
 
-    def go(self, door: str, size: dict[str, int]) -> tuple[tasks.Timings, list[str]]:
+    def go(self, door: str, size: dict[str, int]) -> tuple[Timings, list[str]]:
         """A task's timings, and the names of its requests."""
         body = json.dumps({"prompt": "a red apple on a blue background", "seed": 7, **size})
         self._aws.forget()
@@ -63,7 +64,7 @@ class Path:
             task_id = answer["task_id"]
         requests = self._aws.until_deleted()
         stored = self._store.read(task_id)
-        record = tasks.Record.from_json(stored.body) if stored else None
+        record = Record.from_json(stored.body) if stored else None
         if record is None or record.timings is None:
             raise RuntimeError("the task did not complete")
         return record.timings, requests
@@ -78,7 +79,7 @@ def path() -> Iterator[Path]:
     with CountedAws() as aws:
         resources = create_resources(aws.endpoint)
         settings = use(AWS_ENDPOINT_URL=aws.endpoint, **CREDENTIALS, **resources.variables)
-        worker = Worker(generate.build(settings), TaskQueue(settings), settings)
+        worker = Worker(build(settings), TaskQueue(settings), settings)
         thread = threading.Thread(target=worker.run, name="worker")
         thread.start()
         try:

@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 
 import handler
-from handler.local.aws import CREDENTIALS, create_resources
+from handler.cli.local.aws import CREDENTIALS, create_resources
 from tests.support import http_event
 
 from .counted import CountedAws
 from .report import Report
 
 ROUNDS = 9
-READY = "import handler.{0} as room; room._warm()"
+READY = "import handler.{0} as room; room.app()"
 CASES = {
     "handler.status": READY.format("status"),
     "handler.submit": READY.format("submit"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from handler.local.http import HttpApi, serve
+from handler.cli.local.http import HttpApi, serve
 
 from .conftest import SLOW
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-    from handler.status import Status
-    from handler.submit import Submit
+    from handler.api.results import Status
+    from handler.api.submission import Submit
 
     from .conftest import Desk, Service
 

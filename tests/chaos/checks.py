@@ -13,15 +13,16 @@ import boto3
 import numpy as np
 from PIL import Image
 
-from handler import tasks
-from handler.local.aws import CREDENTIALS
+from handler.cli.local.aws import CREDENTIALS
+from handler.contract.record import Record
+from handler.contract.statuses import TERMINAL
 
 from .references import FOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from handler.local.aws import Resources
+    from handler.cli.local.aws import Resources
 
     from .fleet import Zygote
     from .load import Planned
@@ -36,7 +37,7 @@ one by the rounding of merged float32 forwards, at most this much in any pixel; 
 class Ended:
     """All tasks that have a record, by outcome, and what is wrong with them."""
 
-    records: dict[str, tasks.Record] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
     images: int = 0
     identical: int = 0
     largest: int = 0
@@ -81,7 +82,7 @@ def check(backstage: Backstage, accepted: dict[str, Planned], completions: dict[
     pictures: dict[str, list[np.ndarray[Any, Any]]] = {}
     for key, body in objects.items():
         if key.endswith("/status.json"):
-            record = tasks.Record.from_json(body)
+            record = Record.from_json(body)
             ended.records[record.task_id] = record
     for name, one in accepted.items():
         found = ended.records.get(name)
@@ -90,10 +91,10 @@ def check(backstage: Backstage, accepted: dict[str, Planned], completions: dict[
         )
         if found is None:
             ended.lost.append(f"{name}: accepted, and there is no record")
-        elif found.status in tasks.TERMINAL and found.status not in allowed:
+        elif found.status in TERMINAL and found.status not in allowed:
             ended.lost.append(f"{name}: {found.status}, {found.error}")
     for name, record in ended.records.items():
-        if record.status not in tasks.TERMINAL:
+        if record.status not in TERMINAL:
             ended.stuck.append(f"{name}: {record.status}, attempt {record.attempt}, {record.error}")
         if completions.get(name, 0) > 1:
             ended.doubled.append(f"{name}: completed {completions[name]} times")
@@ -103,7 +104,7 @@ def check(backstage: Backstage, accepted: dict[str, Planned], completions: dict[
     return ended, pictures
 
 
-def _decode(record: tasks.Record, objects: dict[str, bytes], ended: Ended) -> list[np.ndarray[Any, Any]]:
+def _decode(record: Record, objects: dict[str, bytes], ended: Ended) -> list[np.ndarray[Any, Any]]:
     """The record's one set of pictures, each as recorded."""
     decoded = []
     if record.request is None or len(record.images) != record.request.num_images:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from handler import tasks
+from handler.contract.statuses import TERMINAL
 
 if TYPE_CHECKING:
+    from handler.contract.record import Record
+
     from .memory import Written
 
 
@@ -23,7 +25,7 @@ class Ledger:
             self.expect(new.sequence in {1, 2}, f"begins with {new.sequence}", new)
         else:
             self.expect(new.sequence == old.sequence + 1, f"sequence {old.sequence} to {new.sequence}", new)
-            self.expect(old.status not in tasks.TERMINAL, f"{new.status} over {old.status}", new)
+            self.expect(old.status not in TERMINAL, f"{new.status} over {old.status}", new)
             self.expect(new.fingerprint == old.fingerprint, "another request", new)
             seeds = [one.request.seed for one in (old, new) if one.request]
             self.expect(len(set(seeds)) <= 1, f"seeds {seeds}", new)
@@ -39,6 +41,6 @@ class Ledger:
             self.expect(all(f"/{new.attempt}/" in one.key for one in new.images), "another attempt's images", new)
             self.completed.append(new.task_id)
 
-    def expect(self, holds: bool, what: str, record: tasks.Record) -> None:
+    def expect(self, holds: bool, what: str, record: Record) -> None:
         if not holds:
             self.wrong.append(f"{record.task_id}, {record.sequence}: {what}")

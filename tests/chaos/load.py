@@ -14,8 +14,8 @@ from handler.errors import ServiceFault
 from tests.support import answer_of, http_event
 
 if TYPE_CHECKING:
-    from handler.submit import Submit
-    from handler.taskqueue import TaskQueue
+    from handler.api.submission import Submit
+    from handler.aws.queue import TaskQueue
 
     from .witness import Witness
 

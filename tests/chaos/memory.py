@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from handler import tasks
+from handler.aws.queue import Message
+from handler.aws.s3 import Stored
+from handler.contract.record import Record
 from handler.errors import LostRace, ServiceFault
-from handler.s3 import Stored
-from handler.taskqueue import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from handler.storage import Document
+    from handler.aws.store import Document
 
-Fault = Literal["none", "before", "after"]
+FieldError = Literal["none", "before", "after"]
 """What becomes of the next write or send: done; not done; done, and its caller is told that it failed."""
 
 
@@ -23,8 +23,8 @@ Fault = Literal["none", "before", "after"]
 class Written:
     """A write that was done: over what, and by whom (an attempt's owner; ``""``: anybody else)."""
 
-    old: tasks.Record | None
-    new: tasks.Record
+    old: Record | None
+    new: Record
     writer: str
 
 
@@ -35,7 +35,7 @@ class MemoryStore:
         self._objects: dict[str, Stored] = {}
         self._versions = 0
         self._seen = seen
-        self.fault: Fault = "none"
+        self.fault: FieldError = "none"
         self.writer = ""
         self.checkpoints: set[str] = set()
         self.tenant: str | None = None
@@ -47,9 +47,9 @@ class MemoryStore:
     def read(self, task_id: str) -> Stored | None:
         return self._objects.get(task_id)
 
-    def record(self, task_id: str) -> tasks.Record | None:
+    def record(self, task_id: str) -> Record | None:
         stored = self.read(task_id)
-        return tasks.Record.from_json(stored.body) if stored else None
+        return Record.from_json(stored.body) if stored else None
 
     def names(self) -> list[str]:
         return list(self._objects)
@@ -82,11 +82,11 @@ class MemoryStore:
         there = self._objects.get(record.task_id)
         if (there.etag if there else None) != etag:
             raise LostRace("moved")
-        new = tasks.Record.from_json(record.to_json())  # as S3 would keep it: through JSON
+        new = Record.from_json(record.to_json())  # as S3 would keep it: through JSON
         self._versions += 1
         stored = Stored(record.to_json(), f"version-{self._versions}")
         self._objects[record.task_id] = stored
-        self._seen(Written(tasks.Record.from_json(there.body) if there else None, new, self.writer))
+        self._seen(Written(Record.from_json(there.body) if there else None, new, self.writer))
         if fault == "after":
             raise ServiceFault("done, and the answer is lost")
         return stored
@@ -112,7 +112,7 @@ class MemoryQueue:
         self._now = now
         self._given = 0
         self.messages: list[Held] = []
-        self.fault: Fault = "none"
+        self.fault: FieldError = "none"
 
     def send(self, body: str, delay: float = 0, *, trace: str | None = None, tenant: str | None = None) -> str:
         fault, self.fault = self.fault, "none"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from handler.engine.running import start
-from handler.request import GenerationRequest
+from handler.contract.request import GenerationRequest
+from handler.engine.starting import start
 from handler.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def main(_: list[str]) -> int:
     engine = start(Settings.load())
     steps = []
     for number, asked in enumerate(json.loads((folder / "requests.json").read_text())):
-        before = engine.forwards.calls
+        before = engine.batcher.calls
         developed = engine.develop(engine.card.resolve(GenerationRequest.model_validate(asked)), Alone())
-        steps.append(engine.forwards.calls - before)
+        steps.append(engine.batcher.calls - before)
         np.save(folder / f"{number}.npy", np.stack([np.asarray(one.convert("RGB")) for one in developed.pictures]))
     (folder / "steps.json").write_text(json.dumps(steps))
     return 0

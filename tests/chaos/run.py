@@ -9,11 +9,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from handler.local.aws import CREDENTIALS, EmbeddedAws, create_resources
+from handler.api.submission import Submit
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
 from handler.settings import Settings
-from handler.storage import TaskStore
-from handler.submit import Submit
-from handler.taskqueue import TaskQueue
 
 from . import steps
 from .checks import Backstage, Ended, check, compare

@@ -21,30 +21,30 @@ FILE = "CHAOS_STEPS"
 
 def install(path: str) -> None:
     """From now on this process's forwards are counted. Steps of the proof at load are no task's and do not count."""
-    from handler.engine.forwards import Forwards
-    from handler.engine.passage import Passage
+    from handler.engine.batcher import Batcher
+    from handler.engine.calls import TaskCalls
 
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    outputs, through = Forwards._outputs, Passage.__call__
+    outputs, through = Batcher._outputs, TaskCalls.__call__
 
-    def line(kind: str, passage: Passage, at: int) -> bytes:
-        record = getattr(passage._observer, "record", None)  # an attempt's; who draws a proof at load has none
+    def line(kind: str, calls_of_task: TaskCalls, at: int) -> bytes:
+        record = getattr(calls_of_task._observer, "record", None)  # an attempt's; who draws a proof at load has none
         return f"{kind} {os.getpid()} {record.task_id} {record.attempt} {at}\n".encode() if record else b""
 
-    def counted(self: Forwards, group: list[Call]) -> list[Any]:
+    def counted(self: Batcher, group: list[Call]) -> list[Any]:
         passages = [call.owner for call in group]
-        os.write(out, b"".join(line("step", one, len(one._outputs)) for one in passages if isinstance(one, Passage)))
+        os.write(out, b"".join(line("step", one, len(one._outputs)) for one in passages if isinstance(one, TaskCalls)))
         return outputs(self, group)
 
-    def noted(self: Passage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def noted(self: TaskCalls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         fresh = self.first is None
         answer = through(self, args, kwargs)
         if fresh and self.replay.stored:
             os.write(out, line("replay", self, len(self.replay.stored)))
         return answer
 
-    Forwards._outputs = counted  # type: ignore[method-assign]
-    Passage.__call__ = noted  # type: ignore[method-assign]
+    Batcher._outputs = counted  # type: ignore[method-assign]
+    TaskCalls.__call__ = noted  # type: ignore[method-assign]
 
 
 @dataclass

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from handler import tasks
+from handler.contract.record import Record
+from handler.contract.request import GenerationRequest
 from handler.engine.compute import Compute
 from handler.engine.loading import load
 from handler.engine.running import PipelineEngine
-from handler.request import GenerationRequest
 from handler.settings import Settings
 
 if TYPE_CHECKING:
-    from handler.storage import TaskStore
-    from handler.taskqueue import TaskQueue
+    from handler.aws.queue import TaskQueue
+    from handler.aws.store import TaskStore
 
 pytestmark = pytest.mark.chaos
 ROUNDS, THREADS = 200, 8
@@ -104,7 +104,7 @@ def wait_until_done(store: TaskStore, names: list[str]) -> None:
     for name in names:
         while True:
             stored = store.read(name)
-            if stored is not None and tasks.Record.from_json(stored.body).status == "completed":
+            if stored is not None and Record.from_json(stored.body).status == "completed":
                 break
             assert time.monotonic() < deadline, f"{name} is not completed"
             time.sleep(0.05)

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from handler import tasks
-from handler.claims import Claims
+from handler.api.submission import Submit
+from handler.contract.record import Image, Record, Timings
+from handler.contract.request import parse
+from handler.contract.statuses import TERMINAL
 from handler.errors import (
     Conflict,
     DarkroomError,
@@ -29,20 +31,20 @@ from handler.errors import (
     ServiceFault,
     Suspended,
 )
-from handler.request import parse
 from handler.settings import Settings
-from handler.submit import Submit
+from handler.task import moves
+from handler.task.claims import Claims
 from tests.support import CARD, Clock
 
 from .ledger import Ledger
-from .memory import Fault, MemoryQueue, MemoryStore
+from .memory import FieldError, MemoryQueue, MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from handler.attempt import Attempt
-    from handler.taskqueue import Message
+    from handler.aws.queue import Message
+    from handler.task.attempt import Attempt
 
 LEASE = 60
 SETTINGS = Settings(bucket="model", queue_url="model", lease=LEASE)
@@ -76,9 +78,9 @@ class Engine:
     card = CARD
 
 
-def picture(record: tasks.Record) -> tasks.Image:
+def picture(record: Record) -> Image:
     key = f"tasks/{record.task_id}/{record.attempt}/0.png"
-    return tasks.Image(key=key, seed=1, width=8, height=8, content_type="image/png", bytes=1, sha256="0")
+    return Image(key=key, seed=1, width=8, height=8, content_type="image/png", bytes=1, sha256="0")
 
 
 class Life(RuleBasedStateMachine):
@@ -130,7 +132,7 @@ class Life(RuleBasedStateMachine):
     # Callers.
 
     @rule(name=names, body=bodies, saving=faults, sending=faults)
-    def submits(self, name: str, body: dict[str, Any], saving: Fault, sending: Fault) -> None:
+    def submits(self, name: str, body: dict[str, Any], saving: FieldError, sending: FieldError) -> None:
         self.store.fault, self.queue.fault = saving, sending
         self.calls(json.dumps(body | {"task_id": name}))
         self.store.fault = self.queue.fault = "none"
@@ -151,7 +153,7 @@ class Life(RuleBasedStateMachine):
         self.accepted.append((name, fingerprint, self.queue.send(message)))
 
     @rule(name=names, fault=faults)
-    def cancels(self, name: str, fault: Fault) -> None:
+    def cancels(self, name: str, fault: FieldError) -> None:
         self.store.fault = fault
         with suppress(NotFound, Conflict, ServiceFault):
             assert self.submit.cancel(name).status == "cancelled"
@@ -161,7 +163,7 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.queue.visible())
     @rule(worker=workers, pick=picks, fault=faults, twice=st.booleans())
-    def receives(self, worker: int, pick: int, fault: Fault, twice: bool) -> None:
+    def receives(self, worker: int, pick: int, fault: FieldError, twice: bool) -> None:
         visible = self.queue.visible()
         message = self.queue.give(visible[pick % len(visible)], hidden=0 if twice else LEASE)
         self.store.fault = fault
@@ -201,7 +203,7 @@ class Life(RuleBasedStateMachine):
         return holds[pick % len(holds)] if holds else None
 
     @rule(worker=workers, pick=picks, fault=faults)
-    def beats(self, worker: int, pick: int, fault: Fault) -> None:
+    def beats(self, worker: int, pick: int, fault: FieldError) -> None:
         hold = self.holding(worker, pick)
         if hold is not None:
             with self.as_writer(hold, fault):
@@ -213,7 +215,7 @@ class Life(RuleBasedStateMachine):
         fault=faults,
         end=st.sampled_from(("complete", "complete", "fail", "release", "suspend")),
     )
-    def ends(self, worker: int, pick: int, fault: Fault, end: str) -> None:
+    def ends(self, worker: int, pick: int, fault: FieldError, end: str) -> None:
         hold = self.holding(worker, pick)
         if hold is None:
             return
@@ -228,7 +230,7 @@ class Life(RuleBasedStateMachine):
         attempt, message = hold.attempt, hold.message
         try:
             if end == "complete":
-                attempt.complete([picture(attempt.record)], tasks.Timings(), batch_size=1, cold_start=False)
+                attempt.complete([picture(attempt.record)], Timings(), batch_size=1, cold_start=False)
             elif end == "fail":
                 attempt.fail(OutOfMemory("too large"))
             elif end == "suspend":
@@ -244,7 +246,7 @@ class Life(RuleBasedStateMachine):
         self.queue.delete(message.receipt_handle)
 
     @contextmanager
-    def as_writer(self, hold: Hold, fault: Fault) -> Iterator[None]:
+    def as_writer(self, hold: Hold, fault: FieldError) -> Iterator[None]:
         self.store.writer, self.store.fault = hold.owner, fault
         try:
             yield
@@ -266,14 +268,14 @@ class Life(RuleBasedStateMachine):
         self.workers[worker].skew = seconds
 
     @rule(name=names, fault=faults)
-    def the_doctor_looks(self, name: str, fault: Fault) -> None:
+    def the_doctor_looks(self, name: str, fault: FieldError) -> None:
         """An expired attempt's task is put back, and a message sent."""
         stored, record = self.store.read(name), self.store.record(name)
         if stored is None or record is None:
             return
         self.store.fault = fault
         try:
-            self.store.change(stored, tasks.expire(record, now=self.clock()))
+            self.store.change(stored, moves.expire(record, now=self.clock()))
             self.queue.send(json.dumps(record.request.model_dump(exclude_none=True)) if record.request else "{}")
         except DarkroomError:
             pass
@@ -301,7 +303,7 @@ class Life(RuleBasedStateMachine):
         for name in self.store.names():
             record = self.store.record(name)
             assert record is not None
-            assert record.status in tasks.TERMINAL, f"{name} is stuck: {record.status}"
+            assert record.status in TERMINAL, f"{name} is stuck: {record.status}"
 
     def works_off(self) -> None:
         """One worker, no faults, until the queue is empty."""

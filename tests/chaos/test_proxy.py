@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler import tasks
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.cli.local.aws import create_resources
+from handler.contract.request import GenerationRequest
 from handler.errors import ServiceFault
-from handler.local.aws import create_resources
-from handler.request import GenerationRequest
 from handler.settings import Settings
-from handler.storage import TaskStore
-from handler.taskqueue import TaskQueue
+from handler.task import moves
 
 from .proxy import RATES, Kind, Proxy, Schedule
 from .witness import Witness
@@ -68,9 +68,9 @@ def test_a_record_is_written_once_whatever_becomes_of_the_answer(endpoint: str, 
     request, now = GenerationRequest(prompt="fox"), datetime.now(UTC)
     schedule.armed = True
     for number in range(25):
-        record = tasks.create(f"t{number}", request, 1, now, timedelta(days=1))
+        record = moves.create(f"t{number}", request, 1, now, timedelta(days=1))
         stored = store.create(record)
-        store.change(stored, tasks.cancel(record, now=now))
+        store.change(stored, moves.cancel(record, now=now))
     schedule.armed = False
     assert schedule.counts[kind] >= 5
     assert [len(seen) for seen in witness.history.values()] == [2] * 25

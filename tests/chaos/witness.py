@@ -13,7 +13,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from handler import tasks
+from handler.contract.record import Lease, Record
+from handler.contract.statuses import TERMINAL
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -31,7 +32,7 @@ class Seen:
 
     at: float
     who: str
-    record: tasks.Record
+    record: Record
 
 
 class Witness:
@@ -67,7 +68,7 @@ class Witness:
             return
         name = _task(RECORD, request.path)
         if name is not None and request.method == "PUT":
-            self._written(name, Seen(time.time(), request.who, tasks.Record.from_json(request.body)))
+            self._written(name, Seen(time.time(), request.who, Record.from_json(request.body)))
         elif name is not None and request.method == "DELETE":
             self._accuse(name, f"{request.who} deleted the record")
         elif request.method in {"PUT", "DELETE"} and (image := IMAGE.fullmatch(_path(request))):
@@ -90,7 +91,7 @@ class Witness:
             for name in names:
                 self.disturbed[name].append(time.time())
 
-    def latest(self, name: str) -> tasks.Record | None:
+    def latest(self, name: str) -> Record | None:
         with self._guard:
             history = self.history.get(name)
             return history[-1].record if history else None
@@ -98,7 +99,7 @@ class Witness:
     def terminal(self) -> set[str]:
         """The tasks that have ended."""
         with self._guard:
-            return {name for name, seen in self.history.items() if seen[-1].record.status in tasks.TERMINAL}
+            return {name for name, seen in self.history.items() if seen[-1].record.status in TERMINAL}
 
     def held_by(self, who: str) -> dict[str, int]:
         """The tasks that ``who`` holds at this moment, and the attempt."""
@@ -135,11 +136,11 @@ class Witness:
         with self._guard:
             self.history.setdefault(name, []).append(seen)
 
-    def _check_move(self, name: str, old: tasks.Record, seen: Seen) -> None:
+    def _check_move(self, name: str, old: Record, seen: Seen) -> None:
         new, told = seen.record, f"{seen.who} wrote {seen.record.status} of attempt {seen.record.attempt}"
         if new.sequence != old.sequence + 1:
             self._accuse(name, f"sequence went from {old.sequence} to {new.sequence}")
-        if old.status in tasks.TERMINAL:
+        if old.status in TERMINAL:
             self._accuse(name, f"{told} over {old.status}")
         if (new.fingerprint, new.created_at, new.task_id) != (old.fingerprint, old.created_at, old.task_id):
             self._accuse(name, f"{told} of another request")
@@ -150,7 +151,7 @@ class Witness:
         if old.lease is not None and new.status != "cancelled":  # whoever asks may cancel
             self._check_hold(name, old, old.lease, seen, told)
 
-    def _check_hold(self, name: str, old: tasks.Record, held: tasks.Lease, seen: Seen, told: str) -> None:
+    def _check_hold(self, name: str, old: Record, held: Lease, seen: Seen, told: str) -> None:
         """A write over a record that an attempt holds, or held until its lease ran out."""
         new, by_holder = seen.record, self.pids.get(seen.who) == _pid(held.owner)
         claimed = new.attempt == old.attempt + 1 and new.status == "processing"

@@ -24,9 +24,10 @@ from . import steps
 
 WARM = (
     "handler.worker",
+    "handler.engine.starting",
     "handler.engine.running",
     "handler.engine.loading",
-    "handler.engine.admission",
+    "handler.engine.warmup",
     "handler.engine.checkpoint",
     "handler.engine.seam",
     "handler.engine.imaging",

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from handler.cli.local.aws import CREDENTIALS
+from handler.contract.health import baked_card
 from handler.engine.loading import load
-from handler.health import baked_card
-from handler.local.aws import CREDENTIALS
 from handler.settings import BUILT_IN_MODEL, Settings
 
 if TYPE_CHECKING:
-    from handler.storage import TaskStore
+    from handler.aws.store import TaskStore
 
 pytestmark = pytest.mark.image
 

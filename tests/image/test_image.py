@@ -36,7 +36,7 @@ def test_its_size_by_layer(image: Image) -> None:
 def test_what_it_says_of_itself(image: Image) -> None:
     assert image.command == ["python", "-m", "handler"]
     assert image.config["User"] == "10001:10001"
-    assert image.config["Healthcheck"]["Test"] == ["CMD", "python", "-m", "handler.alive"]
+    assert image.config["Healthcheck"]["Test"] == ["CMD", "python", "-m", "handler.work.liveness"]
     assert "HF_HUB_OFFLINE=1" in image.config["Env"]
 
 

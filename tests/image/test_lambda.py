@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from handler import tasks
+from handler.contract.record import Record
 
 from ..benchmarks.startup import READY, TELL
 from ..runtime_api import RuntimeApi
 from ..support import http_event, sqs_event
-from ..test_worker import wait_for
+from ..work.test_worker import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from handler.storage import TaskStore
-    from handler.taskqueue import TaskQueue
+    from handler.aws.queue import TaskQueue
+    from handler.aws.store import TaskStore
 
     from .container import Image
 
@@ -60,10 +60,10 @@ def call(api: RuntimeApi, *bodies: str, ids: list[str], seconds: float = 60) -> 
     return json.loads(answer), time.perf_counter() - began
 
 
-def record_of(store: TaskStore, task_id: str) -> tasks.Record:
+def record_of(store: TaskStore, task_id: str) -> Record:
     stored = store.read(task_id)
     assert stored is not None
-    return tasks.Record.from_json(stored.body)
+    return Record.from_json(stored.body)
 
 
 def test_cold_and_warm(image: Image, environ: dict[str, str], store: TaskStore) -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler.alive import MOST_SECONDS
+from handler.work.liveness import MOST_SECONDS
 
-from ..test_worker import wait_for
+from ..work.test_worker import wait_for
 
 if TYPE_CHECKING:
-    from handler.storage import TaskStore
-    from handler.taskqueue import TaskQueue
+    from handler.aws.queue import TaskQueue
+    from handler.aws.store import TaskStore
 
     from .container import Image
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from handler.local.aws import EmbeddedAws
+from handler.cli.local.aws import EmbeddedAws
 from tests.ministack import ministack_server
 
 from .stacks import Aws, deploy

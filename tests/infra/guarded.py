@@ -46,7 +46,7 @@ def _line(stream: Iterator[str], start: str) -> str:
 def main() -> None:
     from moto.core.authorization import enable_iam_authentication
 
-    from handler.local.aws import EmbeddedAws
+    from handler.cli.local.aws import EmbeddedAws
 
     with EmbeddedAws() as aws, ExitStack() as guard:
         print(aws.endpoint, flush=True)

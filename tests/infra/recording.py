@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
-from handler.local.aws import EmbeddedAws
-from handler.storage import TaskStore
-from handler.taskqueue import TaskQueue
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.cli.local.aws import EmbeddedAws
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

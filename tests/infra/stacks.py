@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import boto3
 from botocore.config import Config
 
-from handler.local.aws import CREDENTIALS
+from handler.cli.local.aws import CREDENTIALS
 
 from .template import EXAMPLES, INFRA, Template, read
 

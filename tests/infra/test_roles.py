@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
+from handler.api.results import Status
+from handler.api.submission import Submit
+from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
+from handler.aws.weights import fetch_model
+from handler.cli.local.aws import EmbeddedAws, create_resources
 from handler.errors import NotFound, QuotaExceeded
-from handler.generate import Generate
-from handler.local.aws import EmbeddedAws, create_resources
 from handler.settings import Settings
-from handler.status import Status
-from handler.storage import TaskStore
-from handler.submit import Submit
-from handler.taskqueue import TaskQueue, event_of
-from handler.weights import fetch_model
+from handler.work.serving import Generate
 from tests.ministack import ministack_server
 from tests.support import PlainEngine, answer_of, http_event, sqs_event
 
+from ..support import event_of
 from .guarded import guarded
 from .policies import matches
 from .readback import document

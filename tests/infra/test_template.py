@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from handler.attempt import RESERVE
 from handler.settings import Settings, variables
+from handler.task.budget import RESERVE
 
 from .template import EXAMPLES, FILES, INFRA, Template, api_hash, edges, read
 
@@ -195,7 +195,7 @@ def methods(auth: str) -> dict[tuple[str, str], dict[str, Any]]:
 @pytest.mark.parametrize("auth", ["ApiKey", "Iam"])
 def test_all_paths_lead_to_the_handler_that_serves_them(auth: str) -> None:
     """What the template routes by method alone, the handlers route by path: so both have to agree on the methods."""
-    from handler.api import PATHS
+    from handler.contract.paths import PATHS
 
     every = methods(auth)
     for method in ("ANY", "POST", "DELETE"):
@@ -216,7 +216,7 @@ def test_only_the_page_is_public(auth: str) -> None:
 
 
 def test_what_the_gateway_refuses_has_the_envelope_of_everything_else() -> None:
-    from handler.responses import ErrorResponse
+    from handler.contract.responses import ErrorResponse
 
     there = Template(BODY, pseudo=PSEUDO).resources().values()
     answers = [one["Properties"] for one in there if one["Type"] == "AWS::ApiGateway::GatewayResponse"]
@@ -229,8 +229,8 @@ def test_what_the_gateway_refuses_has_the_envelope_of_everything_else() -> None:
 
 
 def test_the_status_function_outlasts_a_long_poll() -> None:
-    from handler.fresh import MAX_WAIT
-    from handler.status import MARGIN
+    from handler.api.results import MARGIN
+    from handler.contract.paging import MAX_WAIT
 
     assert functions()["Status"]["Timeout"] >= MAX_WAIT + MARGIN + 2
 

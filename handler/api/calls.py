@@ -1,0 +1,61 @@
+"""What a submission's call says beside its request, and what its caller is told."""
+
+from __future__ import annotations
+
+from re import fullmatch
+from typing import TYPE_CHECKING
+
+from ..contract.ids import TASK_ID
+from ..contract.request import MAX_BODY, GenerationRequest
+from ..errors import FieldError, InvalidRequest, TooLarge, UnsupportedMediaType
+from .routing import Call, Reply, answer
+
+if TYPE_CHECKING:
+    from ..contract.record import Record
+
+TRACE = r"(Self=[^;]{1,64};)?Root=1-[0-9a-f]{8}-[0-9a-f]{24}(;[A-Za-z]{1,16}=[0-9A-Za-z:|]{1,64}){0,4}"
+"""An X-Ray tracing header. Another one SQS would refuse, and with it the message."""
+JSON_TYPE = r"(?i)\s*(application/([\w.-]+\+)?json|application/x-www-form-urlencoded)\s*(;.*)?"
+"""What a body may say it is. The last is what curl and urllib say when nobody told them, which tells nothing."""
+
+
+def json_of(call: Call) -> bytes:
+    """The call's body. Raises UnsupportedMediaType and TooLarge."""
+    kind = call.headers.get("Content-Type", "")
+    body = call.body()
+    if kind and body and not fullmatch(JSON_TYPE, kind):
+        raise UnsupportedMediaType([FieldError("Content-Type", f"is {kind[:64]}; application/json is taken")])
+    if len(body) > MAX_BODY:
+        raise TooLarge([FieldError("body", f"has {len(body)} bytes; at most {MAX_BODY} are taken")])
+    return body
+
+
+def told(call: Call, record: Record, status: int = 202) -> Reply:
+    """What became of a task, and where to ask for it."""
+    at = f"{call.base}/results/{record.task_id}"
+    ask = "" if record.status == "cancelled" else f"; ask for it at /results/{record.task_id}"
+    told = {
+        "task_id": record.task_id,
+        "status": record.status,
+        "message": f"task {record.task_id} is {record.status}{ask}",
+        "status_url": at,
+        "result_url": f"{at}?wait=20",
+        "cancel_url": at,
+    }
+    return answer(status, told, {"Location": at} if status == 202 else None)
+
+
+def trace_of(call: Call) -> str | None:
+    trace = call.headers.get("X-Amzn-Trace-Id", "")
+    return trace if fullmatch(TRACE, trace) else None
+
+
+def name_of(request: GenerationRequest, key: str | None) -> str | None:
+    """The name that the caller gave the task, in the body or as ``Idempotency-Key``."""
+    if key is None:
+        return request.task_id
+    if not fullmatch(TASK_ID, key):
+        raise InvalidRequest([FieldError("Idempotency-Key", f"must match {TASK_ID}")])
+    if request.task_id not in {None, key}:
+        raise InvalidRequest([FieldError("Idempotency-Key", "differs from the body's task_id")])
+    return key

@@ -1,0 +1,59 @@
+"""What the light handlers know of the model: ``health/model.json``, else the card baked in next to the weights."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ..contract.health import Health, baked_card
+from ..errors import ServiceFault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..aws.store import TaskStore
+    from ..settings import Settings
+
+READ_EVERY = timedelta(seconds=30)
+BELIEVE_FAILURE = timedelta(minutes=5)
+"""How long a failed load shuts the door. For ever would be for ever: with no task queued no worker is started, and
+with no worker started nobody finds out that the model loads again."""
+
+
+class ModelHealth:
+    """Reads at most every 30 s; plain JSON, so that the status handler needs no pydantic."""
+
+    def __init__(self, store: TaskStore, settings: Settings, now: Callable[[], datetime]) -> None:
+        self._store, self._settings, self._now = store, settings, now
+        self._read_at: datetime | None = None
+        self._health: Health | None = None
+
+    def current(self) -> Health:
+        now = self._now()
+        if self._health is None or self._read_at is None or now - self._read_at >= READ_EVERY:
+            self._health, self._read_at = self._read(now), now
+        return self._health
+
+    def _read(self, now: datetime) -> Health:
+        try:
+            found = self._store.read_health()
+        except ServiceFault:
+            found = None  # the door stays open: what S3 cannot say now, the submission itself will find out
+        if found is None or found["model_id"] != self._settings.model_name:
+            reason = "no worker has loaded this model yet; requests are taken and wait for one"
+            return self._unknown(reason)
+        failed_for = now - datetime.fromisoformat(found["at"])
+        if found["model_status"] == "unavailable" and failed_for >= BELIEVE_FAILURE:
+            reason = f"the last worker could not load it ({found['reason']}); requests are taken and wait for the next"
+            return self._unknown(reason)
+        return Health(
+            model_status=found["model_status"],
+            model=found["model"],
+            reason=found["reason"],
+            measured=found.get("measured"),  # None from a worker of an earlier version
+            host=found.get("host"),
+        )
+
+    def _unknown(self, reason: str) -> Health:
+        card = baked_card(self._settings)
+        return Health(model_status="available", model=card, reason=reason, measured=None, host=None)

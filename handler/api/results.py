@@ -1,0 +1,199 @@
+"""``GET /results``, ``/models``, ``/health``, ``/docs``: reads, presigns, never writes; without torch.
+
+Results and health are answered without pydantic as well: it would take half of a cold start.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+from ..aws.store import TaskStore
+from ..clock import utc_now
+from ..contract.ids import TASK_ID
+from ..contract.paging import CURSOR, MAX_PAGE, MAX_TAG
+from ..contract.statuses import STATUSES, TERMINAL
+from ..errors import FieldError, InvalidRequest, NotFound
+from . import freshness
+from .health import ModelHealth
+from .pages import Pages
+from .routing import Answer, Api, Call, Event, Reply, answer
+from .tenants import tenant_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from ..aws.s3 import Stored
+    from ..settings import Settings
+    from .routing import Route
+
+MAX_INLINE = 4 * 1024 * 1024
+"""Bytes of an image that still fit, as base64, into the 6 MB that Lambda may answer."""
+HIDDEN = ("fingerprint", "lease", "preview", "tenant")
+MARGIN = 2.0
+"""Seconds of a call that a long poll leaves to its last read and its answer."""
+
+
+class Status:
+    """Answers from one object per task: the record is the only truth."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: TaskStore,
+        *,
+        now: Callable[[], datetime] = utc_now,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        max_inline: int = MAX_INLINE,
+    ) -> None:
+        self._settings, self._store, self._max_inline = settings, store, max_inline
+        self._now, self._sleep, self._monotonic = now, sleep, monotonic
+        self._health = ModelHealth(store, settings, now)
+        self._api = Api(
+            {
+                "GET /results": self._own(Status._results),
+                "GET /results/{task_id}": self._own(Status._result),
+                "GET /models": self._models,
+                "GET /health": lambda _: answer(200, {"status": "ok", **self._health.current()}),
+                "GET /openapi.json": self._openapi,
+                "GET /docs": self._docs,
+                **Pages(store.presign_any).routes,
+            }
+        )
+
+    def of(self, tenant: str | None) -> Status:
+        """The same for one tenant: it tells of that one's tasks and no others."""
+        whose = copy(self)
+        whose._store = self._store.of(tenant)
+        return whose
+
+    def _own(self, route: Route) -> Route:
+        """The route, for the tasks of whoever calls."""
+        return lambda call, **named: route(self.of(tenant_of(call.event, self._settings)), call, **named)
+
+    def handle(self, event: Event, context: Any) -> Answer:
+        return self._api(event, context)
+
+    def _result(self, call: Call, task_id: str) -> Reply:
+        """One read for a task that has ended, or that nobody wants to wait for; else some, until the time is over."""
+        wanted = call.query.get("inline")
+        if wanted not in {None, "base64"}:
+            raise InvalidRequest([FieldError("inline", "must be base64")])
+        inline = wanted is not None or self._settings.inline_images
+        wait = min(freshness.seconds_to_wait(call.query.get("wait")), call.seconds_left - MARGIN)
+        seen, until = call.headers.get("If-None-Match"), self._monotonic() + wait
+        for pause in freshness.pauses():
+            stored, record = self._read(task_id)
+            tag = self._etag(stored, record, inline=inline)
+            left = until - self._monotonic()
+            news = record["status"] in TERMINAL or (seen is not None and not freshness.matches(seen, tag))
+            if news or left <= 0:
+                break
+            self._sleep(min(pause, left))
+        headers = {"ETag": tag, "Cache-Control": "private, no-cache", **freshness.retry_after(record)}
+        if freshness.matches(seen, tag):
+            return Reply(304, headers=headers)
+        return answer(200, self._shape(record, inline=inline), headers)
+
+    def _etag(self, stored: Stored, record: dict[str, Any], *, inline: bool) -> str:
+        lifetime = self._settings.url_lifetime
+        return freshness.etag(stored, record, inline=inline, now=self._now(), url_lifetime=lifetime)
+
+    def _results(self, call: Call) -> Reply:
+        page = self.results(
+            call.query.get("limit", "20"),
+            call.query.get("cursor"),
+            status=call.query.get("status"),
+            tag=call.query.get("tag"),
+        )
+        return answer(200, page, {"Cache-Control": "no-store"})
+
+    def _models(self, _: Call) -> Reply:
+        from .models import models  # needs pydantic
+
+        return answer(200, models(self._health.current(), self._settings))
+
+    def _openapi(self, call: Call) -> Reply:
+        from ..contract.openapi import document  # needs pydantic
+
+        return answer(200, document(call.base, self._health.current()["model"]))
+
+    def _docs(self, call: Call) -> Reply:
+        if call.query.get("format") == "json":  # where the page's own link leads
+            return self._openapi(call)
+        from .docs import CONTENT_SECURITY_POLICY, page
+
+        return Reply(
+            200, page(call.base, self._health.current()["model"]), "text/html; charset=utf-8", CONTENT_SECURITY_POLICY
+        )
+
+    def result(self, task_id: str, *, inline: bool = False) -> dict[str, Any]:
+        """A ResultResponse. Raises NotFound. ``inline`` adds the first image as base64."""
+        _, record = self._read(task_id)
+        return self._shape(record, inline=inline)
+
+    def results(
+        self, limit: str, cursor: str | None, *, status: str | None = None, tag: str | None = None
+    ) -> dict[str, Any]:
+        """A ResultPage of up to ``limit`` tasks, newest first; with a filter perhaps fewer, and more behind the
+        cursor. Raises InvalidRequest.
+        """
+        faults = []
+        if not re.fullmatch(r"[1-9][0-9]{0,3}", limit) or int(limit) > MAX_PAGE:
+            faults.append(FieldError("limit", f"must be a whole number from 1 to {MAX_PAGE}"))
+        if cursor is not None and not CURSOR.fullmatch(cursor):
+            faults.append(FieldError("cursor", "is not one that an answer gave"))
+        if status is not None and status not in STATUSES:
+            faults.append(FieldError("status", f"must be one of {', '.join(STATUSES)}"))
+        if tag is not None and not 1 <= len(tag) <= MAX_TAG:
+            faults.append(FieldError("tag", f"must have 1 to {MAX_TAG} characters"))
+        if faults:
+            raise InvalidRequest(faults)
+
+        def wanted(record: dict[str, Any]) -> bool:
+            tags = (record["request"] or {}).get("tags", [])
+            return status in {None, record["status"]} and (tag is None or tag in tags)
+
+        page, following = self._store.newest(int(limit), cursor, wanted if status or tag else None)
+        return {"results": [self._shape(json.loads(one.body)) for one in page], "cursor": following}
+
+    def _read(self, task_id: str) -> tuple[Stored, dict[str, Any]]:
+        stored = self._store.read(task_id) if re.fullmatch(TASK_ID, task_id) else None
+        if stored is None:
+            raise NotFound(f"there is no task {task_id[:128]!r}")
+        return stored, json.loads(stored.body)
+
+    def _shape(self, record: dict[str, Any], *, inline: bool = False) -> dict[str, Any]:
+        """The record without what is nobody's business, with the tutorial's fields and URLs in place of keys."""
+        shown = {name: value for name, value in record.items() if name not in HIDDEN}
+        shown["prompt"] = (record["request"] or {}).get("prompt")
+        shown["error_message"] = record["error"]["message"] if record["error"] else None
+        shown["preview_url"] = self._store.presign(record["preview"]) if record.get("preview") else None
+        shown["attempts"] = [
+            {name: value for name, value in one.items() if name != "owner"} for one in record.get("attempts", [])
+        ]
+        for added in ("queued_at", "origin", "input"):
+            shown.setdefault(added, None)  # records of an earlier version
+        shown["images"] = [
+            {"url": self._store.presign(image["key"]), **{name: image[name] for name in image if name != "key"}}
+            for image in record["images"]
+        ]
+        shown["image_base64"] = self._first_image(record["images"]) if inline else None
+        return shown
+
+    def _first_image(self, images: list[dict[str, Any]]) -> str | None:
+        """None where there is no image yet, or where it would not fit: its URL is there all the same."""
+        if not images or images[0]["bytes"] > self._max_inline:
+            return None
+        return base64.b64encode(self._store.read_image(images[0]["key"])).decode()
+
+
+def build(settings: Settings) -> Status:
+    """The door with its real surroundings."""
+    return Status(settings, TaskStore(settings))

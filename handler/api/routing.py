@@ -1,0 +1,168 @@
+"""What the HTTP handlers share: a call in both payload formats, where it goes, and one envelope for every error."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent, APIGatewayProxyEventV2
+
+from ..contract.paths import PATHS
+from ..errors import DarkroomError, FieldError, Internal, InvalidRequest, MethodNotAllowed, NotFound
+from ..logs import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
+NO_BODY = frozenset({204, 304})
+
+Event = dict[str, Any]
+Answer = dict[str, Any]
+Route = Callable[..., "Reply"]
+
+
+class Call:
+    """One HTTP request: REST APIs' event (payload 1.0), or that of HTTP APIs and function URLs (2.0)."""
+
+    def __init__(self, event: Event, context: Any = None) -> None:
+        self.event = event
+        self.v2 = event.get("version") == "2.0"
+        proxy = APIGatewayProxyEventV2(event) if self.v2 else APIGatewayProxyEvent(event)
+        self.method = proxy.http_method.upper()
+        self.path = proxy.path or ("/" if self.v2 else "")  # a stage called without a slash
+        self.headers: Mapping[str, str] = proxy.headers  # names in any case
+        self._query: Mapping[str, str] = proxy.query_string_parameters
+        self._context = context
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """Raises InvalidRequest where one is given twice: either of the two would be passed over in silence."""
+        if self.v2:
+            names = [name for name, _ in parse_qsl(self.event.get("rawQueryString") or "", keep_blank_values=True)]
+        else:
+            many = self.event.get("multiValueQueryStringParameters") or {}
+            names = [name for name, values in many.items() for _ in values]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InvalidRequest([FieldError(name[:64], "is given more than once") for name in sorted(twice)])
+        return self._query
+
+    @property
+    def base(self) -> str:
+        """Where the API is, as its caller knows it; without a slash at the end. Empty where nothing tells."""
+        about = self.event.get("requestContext") or {}
+        if domain := about.get("domainName"):
+            if self.v2:
+                stage = f"/{about.get('stage')}"
+                return f"https://{domain}{stage if self.event['rawPath'].startswith(stage + '/') else ''}"
+            # On API Gateway's own domain the stage stands before the path, on a custom one what it is mapped to.
+            whole = str(about.get("path") or f"/{about.get('stage')}{self.path}")
+            return f"https://{domain}{whole.removesuffix(self.path)}"
+        host = self.headers.get("Host", "")
+        return f"http://{host}" if HOST.fullmatch(host) else ""
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the host ends this call."""
+        return self._context.get_remaining_time_in_millis() / 1000 if self._context else float("inf")
+
+    def body(self) -> bytes:
+        """As it was sent; API Gateway encodes what it takes for binary."""
+        body = self.event.get("body") or ""
+        if not self.event.get("isBase64Encoded"):
+            return body.encode("utf-8", "surrogatepass")
+        try:
+            return base64.b64decode(body, validate=True)
+        except ValueError as fault:
+            raise InvalidRequest([FieldError("body", f"is not base64: {fault}")]) from fault
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back."""
+
+    status: int
+    body: str | bytes = ""
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def to_answer(self, call: Call) -> Answer:
+        """As API Gateway wants it. A HEAD gets the GET's headers."""
+        headers = {"X-Content-Type-Options": "nosniff", **self.headers}
+        if self.status not in NO_BODY:
+            headers["Content-Type"] = self.content_type
+        body = "" if call.method == "HEAD" or self.status in NO_BODY else self.body
+        encoded = isinstance(body, bytes)
+        return {
+            "statusCode": self.status,
+            "body": base64.b64encode(body).decode() if isinstance(body, bytes) else body,
+            "isBase64Encoded": encoded,
+            **({"headers": headers} if call.v2 else {"multiValueHeaders": {name: [headers[name]] for name in headers}}),
+        }
+
+
+class Api:
+    """Some of the paths: ``{"GET /results/{task_id}": route}``; a route takes the call and what its path names.
+
+    It keeps nothing of a call, so that many threads may be served at once, and one that waits keeps no other waiting.
+    """
+
+    def __init__(self, routes: Mapping[str, Route]) -> None:
+        self._routes = routes
+
+    def __call__(self, event: Event, context: Any) -> Answer:
+        call = Call(event, context)
+        try:
+            reply = self._serve(call)
+        except DarkroomError as fault:
+            reply = _refused(fault)
+        except Exception as fault:
+            # A fault of ours: the log has the trace, the caller gets a sentence.
+            logger.exception("unexpected fault", exc_info=fault)
+            reply = _refused(Internal("something broke on our side; the log tells what"))
+        return reply.to_answer(call)
+
+    def _serve(self, call: Call) -> Reply:
+        path, named = found(call.path)
+        allowed = _allowed(PATHS[path])
+        if call.method == "OPTIONS":
+            return Reply(204, headers={"Allow": ", ".join(allowed)})
+        method = "GET" if call.method == "HEAD" else call.method
+        route = self._routes.get(f"{method} {path}")
+        if route is None:
+            raise MethodNotAllowed(call.method, allowed)
+        return route(call, **named)
+
+
+def found(path: str) -> tuple[str, dict[str, str]]:
+    """The path as PATHS spells it, and the parts that it names. Raises NotFound."""
+    for known in PATHS:
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(known))
+        if match := re.fullmatch(pattern, path):
+            return known, match.groupdict()
+    raise NotFound("there is nothing at this path")
+
+
+def answer(status: int, body: object, headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(status, json.dumps(body), headers=headers or {})
+
+
+def _allowed(methods: Iterable[str]) -> list[str]:
+    more = {"GET": ["GET", "HEAD"]}
+    return [one for method in methods for one in more.get(method, [method])] + ["OPTIONS"]
+
+
+def _refused(fault: DarkroomError) -> Reply:
+    if fault.http_status >= 500:
+        logger.error(fault.message, cause=str(fault.__cause__) if fault.__cause__ else None)
+    headers = {"Cache-Control": "no-store"}
+    if fault.retry_after is not None:
+        headers["Retry-After"] = str(fault.retry_after)
+    if isinstance(fault, MethodNotAllowed):
+        headers["Allow"] = ", ".join(fault.allow)
+    return answer(fault.http_status, fault.envelope(), headers)

@@ -1,0 +1,83 @@
+"""Tenants: whose request it is that came through the door, and whose message out of the queue.
+
+Over HTTP somebody else has found out who is calling: API Gateway by a key, a signature or a token, and ``TENANTS`` says
+which of these names the tenant. The header alone proves nothing and is for one's own machine.
+
+A message's tenant is what its sender says: whoever may send to the queue acts for everybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from ..contract.ids import TENANT
+from ..errors import FieldError, Unidentified
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..settings import Settings
+
+HASHED = "sha256-"
+ASSUMED_ROLE = re.compile(r"(arn:[^:]+:sts::\d+:assumed-role/[^/]+)/.+")
+
+
+def tenant_of(event: Mapping[str, Any], settings: Settings) -> str | None:
+    """Whose request an API Gateway event (either payload format) is; None with ``TENANTS=off``.
+
+    Raises Unidentified where the event names nobody: such a request must not fall to those without a tenant.
+    """
+    if settings.tenants == "off":
+        return None
+    identity = IDENTITIES[settings.tenants](event)
+    if not isinstance(identity, str) or not identity:
+        raise Unidentified(
+            "the request does not tell who sends it", [FieldError(WANTED[settings.tenants], "is missing")]
+        )
+    return named(identity)
+
+
+def named(identity: str) -> str:
+    """The tenant's name: the identity itself where it can be one, else a hash of it. Two identities never share one."""
+    if re.fullmatch(TENANT, identity) and not identity.startswith(HASHED):
+        return identity
+    return HASHED + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:48]
+
+
+def _context(event: Mapping[str, Any], *path: str) -> Any:
+    found: Any = event.get("requestContext")
+    for step in path:
+        found = found.get(step) if isinstance(found, dict) else None
+    return found
+
+
+def _api_key(event: Mapping[str, Any]) -> Any:
+    """The key's id, never its value: that is a secret, and a tenant's name stands in keys and logs."""
+    return _context(event, "identity", "apiKeyId")
+
+
+def _iam(event: Mapping[str, Any]) -> Any:
+    """Without the session's name: whoever may assume a role may call its session anything."""
+    arn = _context(event, "identity", "userArn") or _context(event, "authorizer", "iam", "userArn")
+    role = ASSUMED_ROLE.fullmatch(arn) if isinstance(arn, str) else None
+    return role[1] if role else arn
+
+
+def _jwt(event: Mapping[str, Any]) -> Any:
+    return _context(event, "authorizer", "claims", "sub") or _context(event, "authorizer", "jwt", "claims", "sub")
+
+
+def _header(event: Mapping[str, Any]) -> Any:
+    return next((value for name, value in (event.get("headers") or {}).items() if name.lower() == "x-api-key"), None)
+
+
+IDENTITIES: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "api-key": _api_key,
+    "iam": _iam,
+    "jwt": _jwt,
+    "header": _header,
+}
+WANTED = {"api-key": "x-api-key", "iam": "Authorization", "jwt": "Authorization", "header": "X-API-Key"}
+"""What a caller has to send, for the error."""

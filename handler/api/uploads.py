@@ -1,0 +1,45 @@
+"""``POST /uploads``: leave to put an input image into the bucket, straight and of a size that no gateway would take.
+
+No caller's URL is ever fetched: an image comes in by this form, and a request names it by its ``upload_id``.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ..aws.s3 import Forms
+from ..contract.ids import MAX_UPLOAD
+from ..contract.request import accepted, decoded
+from ..contract.upload import CONTENT_TYPES, UploadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from ..aws.store import TaskStore
+    from ..settings import Settings
+
+LIFETIME = 600
+"""Seconds that a form can be used: enough to send MAX_UPLOAD over a slow line."""
+
+
+class Uploads:
+    """Makes forms. Nothing is written and nothing is remembered: an upload that never comes leaves no trace."""
+
+    def __init__(self, settings: Settings, now: Callable[[], datetime], new_id: Callable[[], str]) -> None:
+        self._forms, self._now, self._new_id = Forms(settings), now, new_id
+
+    def offer(self, store: TaskStore, body: bytes) -> dict[str, Any]:
+        """An UploadResponse, for the tenant whose ``store`` it is. Raises InvalidRequest and ServiceFault."""
+        wanted = accepted(UploadRequest, decoded(body or b"{}"))
+        upload_id, expires_at = self._new_id(), self._now() + timedelta(seconds=LIFETIME)
+        url, fields = self._forms.sign(store.upload_key(upload_id), wanted.content_type, MAX_UPLOAD, LIFETIME)
+        return {
+            "upload_id": upload_id,
+            "url": url,
+            "fields": fields,
+            "max_bytes": MAX_UPLOAD,
+            "content_types": list(CONTENT_TYPES),
+            "expires_at": expires_at.isoformat(),
+        }

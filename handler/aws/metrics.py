@@ -1,0 +1,67 @@
+"""Metrics in CloudWatch's embedded format: JSON lines on stdout, of which CloudWatch Logs makes metrics by itself.
+
+Source of the format: CloudWatch user guide, "Embedding metrics within logs". Written with ``METRICS=1`` only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..contract.record import Record
+    from ..engine import Developed
+    from ..errors import Code
+    from ..settings import Settings
+
+NAMESPACE, SERVICE = "Darkroom", "darkroom"
+SECONDS = ("queue", "load", "text", "denoise", "decode", "encode", "upload", "total")
+
+
+class Metrics:
+    """One for a process; every event is a line of its own, so threads share nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._on = settings.metrics
+
+    def completed(self, record: Record, developed: Developed) -> None:
+        """What a finished task took. Its share of the forwards: the shares of all tasks sum to all forwards."""
+        if not self._on or record.timings is None:
+            return
+        seconds = {f"{name.capitalize()}Seconds": getattr(record.timings, name) for name in SECONDS}
+        self._emit(
+            {
+                "TasksCompleted": 1,
+                "Images": len(record.images),
+                "BatchSize": record.batch_size or 1,
+                "Forwards": developed.forward_share,
+                "ResumedSteps": developed.resumed_steps,
+                "ColdStarts": int(bool(record.cold_start)),
+                **seconds,
+                "ImageBytes": sum(image.bytes for image in record.images),
+            }
+        )
+
+    def failed(self, code: Code) -> None:
+        self._emit({"TasksFailed": 1})
+        self._emit({"FailedByCode": 1}, code=code)
+
+    def cancelled(self) -> None:
+        self._emit({"TasksCancelled": 1})
+
+    def wasted(self, steps: int) -> None:
+        """Steps that an attempt computed and neither finished nor saved."""
+        if steps:
+            self._emit({"WastedSteps": steps})
+
+    def _emit(self, values: dict[str, float], **dimensions: str) -> None:
+        if not self._on:
+            return
+        from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
+
+        metrics = EphemeralMetrics(namespace=NAMESPACE)
+        for dimension, named in (dimensions or {"service": SERVICE}).items():
+            metrics.add_dimension(dimension, named)
+        for name, value in values.items():
+            unit = MetricUnit.Seconds if name.endswith("Seconds") else MetricUnit.Count
+            metrics.add_metric(name, MetricUnit.Bytes if name.endswith("Bytes") else unit, value)
+        metrics.flush_metrics()

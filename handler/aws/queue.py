@@ -1,0 +1,229 @@
+"""TaskQueue: the messages that ask for pictures. The only place that calls SQS.
+
+botocore without boto3's resource layer: 30 ms less at every cold start, the same credentials, regions and endpoints.
+SQS delivers at least once and in any order; whoever receives a message holds it until its visibility ends.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import botocore.session
+from aws_lambda_powertools.utilities.data_classes import SQSEvent
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ..contract import ids
+from ..errors import FieldError, InvalidRequest, ServiceFault, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from mypy_boto3_sqs.client import SQSClient
+
+    from ..settings import Settings
+
+MAX_VISIBILITY = 12 * 3600
+LONG_POLL = 20
+TENANT = "tenant"
+"""The message attribute that tells whose task it is; without it a task is nobody's."""
+STALE_HANDLE = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as received; ``attributes`` are SQS's own (ApproximateReceiveCount, SentTimestamp, …).
+
+    ``tenant`` is whose it is, as its sender says: whoever may send to the queue may name anybody, and anything. An
+    attribute that holds no text is the empty one, which no tenant is called.
+    """
+
+    message_id: str
+    receipt_handle: str
+    body: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    tenant: str | None = None
+
+    @property
+    def trace(self) -> str | None:
+        """The X-Ray tracing header that came with it."""
+        return self.attributes.get("AWSTraceHeader")
+
+    def sent_at(self, now: datetime) -> datetime:
+        """When SQS took the message, ``now`` where it does not say: a task without a record has waited since then."""
+        sent = self.attributes.get("SentTimestamp", "")
+        return min(now, datetime.fromtimestamp(int(sent) / 1000, UTC)) if sent.isdigit() else now
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What SQS says lies in a queue, about a minute late; ``retention``: seconds after which it drops a message."""
+
+    visible: int
+    hidden: int
+    delayed: int
+    retention: float
+
+    @property
+    def empty(self) -> bool:
+        return not self.visible and not self.hidden and not self.delayed
+
+
+class TaskQueue:
+    """One queue. Raises ServiceFault when SQS does not do what was asked; nothing of botocore leaks."""
+
+    def __init__(self, settings: Settings, url: str | None = None) -> None:
+        """The queue of the settings, or the one at ``url``."""
+        self.url = url or settings.require("queue_url").queue_url
+        self._sqs = _connect(settings)
+
+    def send(self, body: str, delay: float = 0, *, trace: str | None = None, tenant: str | None = None) -> str:
+        """Sends a message that appears after ``delay`` seconds (at most 900). Returns its MessageId.
+
+        ``trace`` is an X-Ray tracing header, which goes with the message, as ``tenant`` does.
+
+        After a ServiceFault the message may have been sent all the same; a second one for the same task does no harm.
+        """
+        with _translated("send a message"):
+            sent = self._sqs.send_message(
+                QueueUrl=self.url,
+                MessageBody=body,
+                DelaySeconds=min(round(delay), 900),
+                MessageSystemAttributes={"AWSTraceHeader": {"DataType": "String", "StringValue": trace}}
+                if trace
+                else {},
+                MessageAttributes={TENANT: {"DataType": "String", "StringValue": tenant}} if tenant is not None else {},
+            )
+        if "MessageId" not in sent:
+            # botocore takes an answer that was cut off for an empty one.
+            raise ServiceFault("SQS failed to send a message: its answer is torn")
+        return sent["MessageId"]
+
+    def receive(self, most: int = 1, wait: float = LONG_POLL, hidden: float | None = None) -> list[Message]:
+        """Up to ``most`` (1 to 10) messages, waiting up to ``wait`` seconds (0 to 20: a long poll) for the first.
+
+        They stay hidden from others for ``hidden`` seconds; None means the queue's own time.
+        """
+        hide: dict[str, Any] = {} if hidden is None else {"VisibilityTimeout": round(hidden)}
+        with _translated("receive messages"):
+            reply = self._sqs.receive_message(
+                QueueUrl=self.url,
+                MaxNumberOfMessages=most,
+                WaitTimeSeconds=round(wait),
+                MessageSystemAttributeNames=["All"],
+                MessageAttributeNames=[TENANT],
+                **hide,
+            )
+        return [
+            Message(
+                raw["MessageId"],
+                raw["ReceiptHandle"],
+                raw["Body"],
+                cast("Mapping[str, str]", raw["Attributes"]),
+                _tenant(raw.get("MessageAttributes", {}), "StringValue"),
+            )
+            for raw in reply.get("Messages", [])
+        ]
+
+    def delete(self, receipt_handle: str) -> None:
+        """Lets the message go for good. A crash before it brings the message back to a record that is terminal."""
+        with _translated("delete a message"), _stale_handle_passes():
+            self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=receipt_handle)
+
+    def hide(self, receipt_handle: str, seconds: float) -> None:
+        """Keeps the message invisible for ``seconds`` from now; 0 gives it back at once."""
+        visible_in = min(max(0, round(seconds)), MAX_VISIBILITY)
+        with _translated("change a message's visibility"), _stale_handle_passes():
+            self._sqs.change_message_visibility(
+                QueueUrl=self.url, ReceiptHandle=receipt_handle, VisibilityTimeout=visible_in
+            )
+
+    def backlog(self) -> Backlog:
+        """How many messages there are. Raises ServiceFault."""
+        with _translated("count messages"):
+            told = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
+        return Backlog(
+            visible=int(told["ApproximateNumberOfMessages"]),
+            hidden=int(told["ApproximateNumberOfMessagesNotVisible"]),
+            delayed=int(told["ApproximateNumberOfMessagesDelayed"]),
+            retention=float(told["MessageRetentionPeriod"]),
+        )
+
+
+def misaddressed(message: Message) -> InvalidRequest | None:
+    """What is wrong with the tenant that a message names, if anything."""
+    if message.tenant is None or re.fullmatch(ids.TENANT, message.tenant):
+        return None
+    return InvalidRequest([FieldError("tenant", f"the message attribute must match {ids.TENANT}")])
+
+
+def messages_of(event: dict[str, Any]) -> list[Message]:
+    """The messages of a Lambda event."""
+    return [
+        Message(
+            record.message_id,
+            record.receipt_handle,
+            record.body,
+            dict(record.attributes.raw_event),
+            _tenant(record.raw_event.get("messageAttributes") or {}, "stringValue"),
+        )
+        for record in SQSEvent(event).records
+    ]
+
+
+def partial_response(messages: Iterable[Message], consumed: Iterable[bool]) -> dict[str, Any]:
+    """What a Lambda function answers to SQS: the messages that are not ``consumed`` stay in the queue.
+
+    Source: AWS Lambda developer guide, "Reporting batch item failures for Lambda functions with SQS event sources".
+    """
+    left = [message for message, done in zip(messages, consumed, strict=True) if not done]
+    return {"batchItemFailures": [{"itemIdentifier": message.message_id} for message in left]}
+
+
+def _tenant(attributes: Mapping[str, Any], text: str) -> str | None:
+    """The tenant among a message's attributes; ``text`` is what the value is called there."""
+    return str(attributes[TENANT].get(text) or "") if TENANT in attributes else None
+
+
+@contextmanager
+def _stale_handle_passes() -> Iterator[None]:
+    """A handle whose message went on to somebody else, or was deleted, has nothing left to change."""
+    try:
+        yield
+    except ClientError as fault:
+        if fault.response["Error"]["Code"] not in STALE_HANDLE:
+            raise
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """The one point at which botocore's errors become ours."""
+    try:
+        yield
+    except (ClientError, BotoCoreError) as fault:
+        raise ServiceFault(f"SQS failed to {doing}") from fault
+
+
+def _connect(settings: Settings) -> SQSClient:
+    """The read time-out must outlast a long poll; five tries in all, with jittered backoff."""
+    session = botocore.session.Session(profile=settings.aws_profile or None)
+    try:
+        region = settings.aws_region or session.get_config_variable("region") or "us-east-1"
+    except BotoCoreError as fault:
+        raise SettingsError(f"AWS_PROFILE={settings.aws_profile!r}: {fault}") from fault
+    client = session.create_client(
+        "sqs",
+        region_name=region,
+        endpoint_url=settings.aws_endpoint_url or None,
+        config=Config(
+            connect_timeout=3,
+            read_timeout=LONG_POLL + 5,
+            retries={"mode": "standard", "total_max_attempts": 5},
+            tcp_keepalive=True,
+        ),
+    )
+    return cast("SQSClient", client)

@@ -1,0 +1,290 @@
+"""TaskStore: records and images in S3. The only place that spells S3 keys.
+
+Without a tenant the keys begin with ``tasks/``, ``index/`` and so on, a tenant's with ``tenants/{tenant}/tasks/`` and
+so on: the same task_id in two tenants names two tasks. ``health/`` is everybody's.
+
+Every write of a record is conditional, and a put is atomic: a crash during one leaves the old object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+import obstore
+
+from ..contract.ids import MAX_UPLOAD, TASK_ID, TENANT
+from ..errors import FieldError, InvalidRequest, NotFound
+from . import s3
+from .s3 import Stored, connect, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import date
+
+    from ..settings import Settings
+
+HEALTH_KEY = "health/model.json"
+FAR_FUTURE_MS = 9_999_999_999_999
+"""Index keys count down from it (to the year 2286), because S3 lists in ascending order only."""
+MOST_SCANNED = 400
+"""Records that one filtered page looks at: about a second, and the fiftieth part of a cent."""
+READ_AT_ONCE = 32
+NAME = re.compile(TASK_ID)
+
+
+def index_name(task_id: str, created_at: datetime) -> str:
+    return f"{FAR_FUTURE_MS - _milliseconds(created_at):013d}-{task_id}"
+
+
+def _milliseconds(when: datetime) -> int:
+    return int(when.timestamp() * 1000)
+
+
+class Document(Protocol):
+    """What the store needs to know of a record."""
+
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def created_at(self) -> datetime: ...
+    def to_json(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An input image: ``size`` in bytes, and the bytes themselves, none where they are more than MAX_UPLOAD."""
+
+    size: int
+    body: bytes
+
+
+@dataclass
+class TaskObjects:
+    """What lies in the bucket of one task: keys, and when each was written."""
+
+    task_id: str
+    recorded_at: datetime | None = None
+    checkpoint: datetime | None = None
+    images: dict[str, datetime] = field(default_factory=dict)
+
+    @property
+    def attempts(self) -> set[str]:
+        """The attempts that wrote images, as in their keys."""
+        return {key.split("/")[-2] for key in self.images}
+
+
+class TaskStore:
+    """One bucket, and in it what belongs to one tenant, or to none. Keys that are another's it neither reads nor signs.
+
+    Raises LostRace when a condition fails and ServiceFault when S3 does; nothing of obstore leaks.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Without a tenant; ``of`` leads to the others."""
+        self._settings = settings.require("bucket")
+        self._s3 = connect(settings.bucket, settings)
+        self.tenant: str | None = None
+        self._prefix = ""
+
+    def of(self, tenant: str | None) -> TaskStore:
+        """The same bucket, and in it what is ``tenant``'s. Raises InvalidRequest where no tenant can be called that."""
+        if tenant is not None and not re.fullmatch(TENANT, tenant):
+            raise InvalidRequest([FieldError("tenant", f"must match {TENANT}")])
+        other = copy(self)
+        other.tenant = tenant
+        other._prefix = f"tenants/{tenant}/" if tenant is not None else ""
+        return other
+
+    def everyone(self) -> Iterator[TaskStore]:
+        """The store without a tenant, then that of each tenant: one request for 1,000 of them."""
+        yield self.of(None)
+        with translated("list the tenants"):
+            found = obstore.list_with_delimiter(self._s3, "tenants")["common_prefixes"]
+        names = [prefix.rstrip("/").removeprefix("tenants/") for prefix in found]
+        yield from (self.of(name) for name in names if re.fullmatch(TENANT, name))
+
+    def record_key(self, task_id: str) -> str:
+        return self._key(task_id, "status.json")
+
+    def image_key(self, task_id: str, attempt: int, index: int, extension: str) -> str:
+        """Attempts write apart, so that one which lost its lease cannot touch the images of the next."""
+        return self._key(task_id, f"{attempt}/{index}.{extension}")
+
+    def checkpoint_key(self, task_id: str) -> str:
+        """One for all attempts: what any of them stores is a beginning of the same picture."""
+        return self._key(task_id, "checkpoint")
+
+    def preview_key(self, task_id: str) -> str:
+        return self._key(task_id, "preview.jpg")
+
+    def _key(self, task_id: str, name: str) -> str:
+        """What is no task's name never becomes part of a key, whoever forgot to check it."""
+        if not NAME.fullmatch(task_id):
+            raise NotFound("there is no task of this name")
+        return f"{self._prefix}tasks/{task_id}/{name}"
+
+    def _relative(self, key: str) -> str:
+        """A task's key without the tenant's prefix. Raises NotFound for another's, as a record of ours never holds."""
+        if not key.startswith(f"{self._prefix}tasks/"):
+            raise NotFound("there is nothing of this tenant's at this key")
+        return key.removeprefix(self._prefix)
+
+    def read(self, task_id: str) -> Stored | None:
+        """The record, or None where there is none (403 counts too: that is S3's answer without ListBucket)."""
+        return s3.get(self._s3, self.record_key(task_id))
+
+    def create(self, record: Document) -> Stored:
+        """Writes a record that must not exist yet. Raises LostRace if it does."""
+        return s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), "create")
+
+    def change(self, stored: Stored, record: Document) -> Stored:
+        """Replaces exactly the record that was read as ``stored``. Raises LostRace if it has moved since."""
+        return s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), {"e_tag": stored.etag})
+
+    def index(self, record: Document) -> None:
+        """Lists the task. Called before ``create``: a crash between leaves an entry that ``newest`` passes over."""
+        name = index_name(record.task_id, record.created_at)
+        s3.put(self._s3, f"{self._prefix}index/{name}", b"", "index the task")
+
+    def newest(
+        self, limit: int, cursor: str | None = None, wanted: Callable[[dict[str, Any]], bool] | None = None
+    ) -> tuple[list[Stored], str | None]:
+        """Up to ``limit`` records, newest first, and the cursor of the next page (None on the last).
+
+        Each entry is checked against its record, so a stale index entry is passed over, never shown. With ``wanted``
+        at most MOST_SCANNED entries are looked at: the page may then be short, or empty, and its cursor goes on.
+        """
+        most = limit if wanted is None else MOST_SCANNED
+        names = self._index(cursor, most + 1)
+        found: list[Stored] = []
+        seen = 0
+        with ThreadPoolExecutor(8) as pool:
+            while seen < min(most, len(names)) and len(found) < limit:
+                some = names[seen : min(most, seen + max(limit, READ_AT_ONCE))]
+                for stored in pool.map(lambda name: self._listed(name, wanted), some):
+                    seen += 1
+                    found += [stored] if stored is not None else []
+                    if len(found) == limit:
+                        break
+        return found, (names[seen - 1] if seen < len(names) else None)
+
+    def _index(self, cursor: str | None, most: int) -> list[str]:
+        """Up to ``most`` names of the index, behind the one that is the cursor."""
+        names: list[str] = []
+        entries = f"{self._prefix}index/"
+        offset = f"{entries}{cursor}" if cursor else None
+        with translated("list the tasks"):
+            for chunk in obstore.list(self._s3, entries, offset=offset, chunk_size=most):
+                names += [str(meta["path"]).removeprefix(entries) for meta in chunk]
+                if len(names) >= most:
+                    break
+        return names[:most]
+
+    def _listed(self, name: str, wanted: Callable[[dict[str, Any]], bool] | None) -> Stored | None:
+        stored = self.read(name[14:])
+        if stored is None:
+            return None
+        record = json.loads(stored.body)
+        current = index_name(name[14:], datetime.fromisoformat(record["created_at"])) == name
+        return stored if current and (wanted is None or wanted(record)) else None
+
+    def put_image(self, key: str, body: bytes, content_type: str) -> None:
+        """Writes an image. A browser shows it, and saves it under a name that tells its task."""
+        name = "-".join(self._relative(key).split("/")[1:])
+        headers = {"Content-Type": content_type, "Content-Disposition": f'inline; filename="{name}"'}
+        s3.put(self._s3, key, body, "write an image", headers)
+
+    def read_image(self, key: str) -> bytes:
+        """Raises NotFound when the image has gone, as after its retention."""
+        self._relative(key)
+        stored = s3.get(self._s3, key)
+        if stored is None:
+            raise NotFound("the image is no longer kept")
+        return stored.body
+
+    def delete_image(self, key: str) -> None:
+        self._relative(key)
+        s3.delete(self._s3, key, "delete an image")
+
+    def put_checkpoint(self, task_id: str, body: bytes) -> None:
+        s3.put(self._s3, self.checkpoint_key(task_id), body, "write a checkpoint")
+
+    def read_checkpoint(self, task_id: str) -> bytes:
+        """Empty where there is none."""
+        stored = s3.get(self._s3, self.checkpoint_key(task_id))
+        return stored.body if stored else b""
+
+    def delete_checkpoint(self, task_id: str) -> None:
+        s3.delete(self._s3, self.checkpoint_key(task_id), "delete a checkpoint")
+
+    def upload_key(self, upload_id: str) -> str:
+        """An input image, as its caller sent it. Not a task's: many may draw from it."""
+        if not NAME.fullmatch(upload_id):
+            raise NotFound("there is no upload of this name")
+        return f"{self._prefix}uploads/{upload_id}"
+
+    def put_upload(self, upload_id: str, body: bytes, content_type: str) -> None:
+        """Writes an input image with this process's own permission, where no form is needed."""
+        s3.put(self._s3, self.upload_key(upload_id), body, "write an upload", {"Content-Type": content_type})
+
+    def read_upload(self, upload_id: str) -> Upload | None:
+        """None where there is none. What is too large is not read: it would have to be kept in memory."""
+        found = s3.get_most(self._s3, self.upload_key(upload_id), MAX_UPLOAD)
+        return Upload(*found) if found else None
+
+    def presign(self, key: str) -> str:
+        """A GET URL, valid for ``URL_LIFETIME`` seconds and no longer than the credentials that sign it."""
+        self._relative(key)
+        return self._sign(key)
+
+    def _sign(self, key: str) -> str:
+        with translated("sign a URL"):
+            return obstore.sign(self._s3, "GET", key, timedelta(seconds=self._settings.url_lifetime))
+
+    def presign_any(self) -> str:
+        """A URL of this bucket, for whoever wants to know where its presigned URLs lead."""
+        return self._sign(HEALTH_KEY)
+
+    def read_health(self) -> dict[str, Any] | None:
+        stored = s3.get(self._s3, HEALTH_KEY)
+        return json.loads(stored.body) if stored else None
+
+    def write_health(self, health: Mapping[str, Any]) -> None:
+        body = json.dumps(health).encode()
+        s3.put(self._s3, HEALTH_KEY, body, "write the model's health", {"Content-Type": "application/json"})
+
+    def read_spending(self, day: date) -> Stored | None:
+        """What was counted on a day (UTC)."""
+        return s3.get(self._s3, f"{self._prefix}spend/{day.isoformat()}.json")
+
+    def write_spending(self, day: date, body: bytes, stored: Stored | None) -> Stored:
+        """Replaces exactly what was read as ``stored``, None where there was none. Raises LostRace if it has moved."""
+        key = f"{self._prefix}spend/{day.isoformat()}.json"
+        return s3.put_if(self._s3, key, body, {"e_tag": stored.etag} if stored else "create")
+
+    def survey(self) -> Iterator[TaskObjects]:
+        """What lies in the bucket of this tenant's, task by task: one request for 1,000 keys."""
+        traces: TaskObjects | None = None
+        entries = f"{self._prefix}tasks/"
+        with translated("list the tasks"):
+            for chunk in obstore.list(self._s3, entries, chunk_size=1000):
+                for meta in chunk:
+                    task_id, *rest = str(meta["path"]).removeprefix(entries).split("/")
+                    if traces is None or traces.task_id != task_id:
+                        if traces is not None:
+                            yield traces
+                        traces = TaskObjects(task_id)
+                    if rest == ["status.json"]:
+                        traces.recorded_at = meta["last_modified"]
+                    elif rest == ["checkpoint"]:
+                        traces.checkpoint = meta["last_modified"]
+                    elif len(rest) == 2:
+                        traces.images[str(meta["path"])] = meta["last_modified"]
+        if traces is not None:
+            yield traces

@@ -1,0 +1,166 @@
+"""``darkroom invoke`` and ``serve``: the handlers with an AWS around them, in one process."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ...api.results import Status
+from ...api.submission import Submit
+from ...aws.queue import TaskQueue, messages_of, misaddressed
+from ...aws.store import TaskStore
+from ...aws.weights import fetch_model
+from ...contract.record import Record
+from ...contract.request import parse
+from ...contract.statuses import TERMINAL
+from ...errors import ModelUnavailable
+from ...settings import Settings, use
+from ...work.serving import build
+from ...worker import Worker
+from ..showing import Lines
+from .aws import CREDENTIALS, EmbeddedAws, create_resources
+from .http import HttpApi, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from werkzeug.serving import BaseWSGIServer
+
+LOOK_EVERY = 0.1
+GIVE_UP = 3
+
+
+@contextmanager
+def surroundings(endpoint: str | None, model: str | None) -> Iterator[Settings]:
+    """Settings for an embedded AWS, unless ``endpoint``, ``AWS_ENDPOINT_URL`` or ``AWS_PROFILE`` names another."""
+    chosen = {"MODEL_ID": model} if model else {}
+    if endpoint:
+        chosen["AWS_ENDPOINT_URL"] = endpoint
+    settings = use(**chosen)
+    if settings.aws_endpoint_url or settings.aws_profile:
+        yield settings.require("bucket", "queue_url")
+        return
+    if settings.model_id.startswith("s3://"):
+        # From the real S3, before everything here turns to the embedded one.
+        chosen["MODEL_ID"] = str(fetch_model(settings.model_id, settings)[0])
+    with EmbeddedAws() as aws:
+        # Requests cost nothing here, and somebody looks on.
+        variables = {
+            "FIRST_BEAT": "0",
+            "PREVIEWS": "1",
+            **chosen,
+            **CREDENTIALS,
+            **create_resources(aws.endpoint).variables,
+        }
+        yield use(AWS_ENDPOINT_URL=aws.endpoint, NO_PROXY="127.0.0.1", no_proxy="127.0.0.1", **variables)
+
+
+@contextmanager
+def working(settings: Settings) -> Iterator[Worker]:
+    """A worker in a thread of this process; its failure to load the model ends it early."""
+    queue = TaskQueue(settings)
+    worker = Worker(build(settings), queue, settings, poll_seconds=1)
+    thread = threading.Thread(target=worker.run, name="worker", daemon=True)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Sends the request as an SQS message, works until its task is terminal, and returns its ResultResponse.
+
+    Raises ModelUnavailable when the worker cannot load the model.
+    """
+    store, queue = TaskStore(settings), TaskQueue(settings)
+    body = json.dumps(request)
+    message_id = queue.send(body)
+    first = "queued; loading the model"
+    with working(settings) as worker, Lines([""], quiet=quiet, transient=True, first=first) as lines:
+
+        def show(record: Record | None) -> None:
+            if record is not None and record.status != "pending":
+                lines.show("", record)
+
+        wait_for(store, lambda: _name(store, body, message_id), show, lambda: not worker.failed)
+        if worker.failed:
+            health = store.read_health() or {}
+            raise ModelUnavailable(str(health.get("reason")))
+    return Status(settings, store).result(_name(store, body, message_id))
+
+
+def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, Any]]:
+    """Gives a recorded SQS event to the handler, as Lambda would. Returns the ResultResponse of each of its tasks."""
+    store = TaskStore(settings)
+    handler = build(settings)
+    handler.handle(event, None)
+    named: list[tuple[str | None, str]] = []
+    for message in messages_of(event):
+        if misaddressed(message):
+            named.append((None, message.message_id))
+        else:
+            whose = store.of(message.tenant)
+            named.append((whose.tenant, _name(whose, message.body, message.message_id)))
+    status = Status(settings, store)
+    return [status.of(tenant).result(task_id) for tenant, task_id in dict.fromkeys(named)]
+
+
+def _name(store: TaskStore, body: str, message_id: str) -> str:
+    """Where a message's task is: under its own name, unless that is another request's."""
+    parsed = parse(body)
+    stored = store.read(parsed.task_id) if parsed.task_id else None
+    if parsed.task_id is None or stored is None or parsed.request is None:
+        return parsed.task_id or message_id
+    same = Record.from_json(stored.body).fingerprint in {None, parsed.request.fingerprint()}
+    return parsed.task_id if same else message_id
+
+
+def wait_for(
+    store: TaskStore,
+    task_id: Callable[[], str],
+    show: Callable[[Record | None], None],
+    going_on: Callable[[], bool],
+) -> Record | None:
+    """Reads the record until it is terminal or hopeless, or ``going_on`` says no. Returns it as last read."""
+    record = None
+    while going_on():
+        stored = store.read(task_id())
+        record = Record.from_json(stored.body) if stored else None
+        show(record)
+        if record is not None and (record.status in TERMINAL or _left_to_retries(record)):
+            break
+        time.sleep(LOOK_EVERY)
+    return record
+
+
+def _left_to_retries(record: Record) -> bool:
+    """Whether somebody who looks on should stop: the queue tries again, after ever longer delays."""
+    return record.status == "pending" and record.error is not None and record.attempt >= GIVE_UP
+
+
+def serve_forever(settings: Settings, port: int, announce: Callable[[str], None]) -> bool:
+    """Worker and HTTP API until Ctrl-C. Returns False when they ended because the model cannot be loaded."""
+    store, queue = TaskStore(settings), TaskQueue(settings)
+    api = HttpApi(Submit(settings, store, queue), Status(settings, store))
+    server = serve(api, port)
+    with working(settings) as worker:
+        announce(f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=_end_with, args=(worker, server), daemon=True).start()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            announce("stopping: what is running is finished")
+        finally:
+            server.server_close()
+        return not worker.failed
+
+
+def _end_with(worker: Worker, server: BaseWSGIServer) -> None:
+    """A door without a worker behind it would take requests that nobody draws."""
+    worker.wait_failed()
+    server.shutdown()

@@ -1,0 +1,82 @@
+"""``darkroom redrive`` and ``darkroom doctor``: an operator's hand on the tasks of a deployment."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..clock import utc_now
+from ..settings import Settings
+
+operations = typer.Typer()
+UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """An ISO 8601 date or time (UTC where it names no zone), or how long ago: 90m, 12h, 3d. Raises BadParameter."""
+    if ago := re.fullmatch(r"(\d{1,6})([mhd])", text):
+        return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as fault:
+        raise typer.BadParameter(f"{text!r} is neither a date like 2026-01-31 nor a time ago like 12h") from fault
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+@operations.command()
+def redrive(
+    task: Annotated[list[str] | None, typer.Option("--task", help="A failed task; may be given several times")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every task that the queue had given up on")] = False,
+    since: Annotated[str | None, typer.Option(help="With --all: ended since; 2026-01-31 or 12h")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose; --all without it means every tenant's")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would do, and do nothing")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a task on stdout")] = False,
+) -> None:
+    """Gives failed tasks of the deployment that BUCKET and QUEUE_URL name another chance."""
+    from ..aws.queue import TaskQueue
+    from ..aws.store import TaskStore
+    from ..care.redrive import Redrive
+
+    if bool(task) == every or (since and not every):
+        raise typer.BadParameter("give --task ID or --all, and --since only with --all")
+    settings = Settings.load()
+    store, queue, after = TaskStore(settings), TaskQueue(settings), moment(since, utc_now()) if since else None
+    for one in [store.of(tenant)] if task or tenant else store.everyone():
+        redriver = Redrive(one, queue)
+        chosen = (redriver.one(name, dry_run=dry_run) for name in task or [])
+        for record in chosen if task else redriver.all(after, dry_run=dry_run):
+            line = {"task_id": record.task_id, "attempts": record.attempt, "redriven": not dry_run}
+            would = "would be pending again" if dry_run else "is pending again"
+            whose = f"{record.task_id} of {one.tenant}" if one.tenant else record.task_id
+            told = json.dumps(line | {"tenant": one.tenant})
+            typer.echo(told if as_json else f"{whose} {would}, after {record.attempt} attempts")
+
+
+@operations.command()
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what is found")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a finding on stdout")] = False,
+) -> None:
+    """Finds stuck tasks and what was left lying in the deployment. Exits with 1 if something stays as it was found."""
+    from ..care.rounds import build
+
+    findings = build(Settings.load()).examine(fix=fix)
+    if as_json:
+        for finding in findings:
+            typer.echo(json.dumps(finding.to_json()))
+    elif findings:
+        table = Table("tenant", "task", "what", "since", "mended")
+        for finding in findings:
+            since = f"{finding.since:%Y-%m-%d %H:%M:%S}"
+            table.add_row(finding.tenant, finding.task_id, finding.kind, since, str(finding.mended))
+        Console().print(table)
+    else:
+        typer.echo("nothing is stuck, and nothing was left lying")
+    if not all(finding.mended for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,128 @@
+"""What the command line shows: a live line for each task on stderr, results and tables on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..contract.statuses import TERMINAL
+from ..settings import terminal_variables
+from .terminal import picture_escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+    from pathlib import Path
+
+    from ..client import Picture
+    from ..contract.record import Record
+    from ..contract.responses import ResultResponse
+
+COLOURS = {"pending": "yellow", "processing": "cyan", "completed": "green", "failed": "red", "cancelled": "magenta"}
+PROMPT = 40
+"""Characters of a prompt in a table."""
+
+
+class Lines:
+    """A line for each task: where it is, how many steps are done, how long it will be. Only where somebody looks on:
+    on a terminal. Elsewhere each change of a task's status is a line of text. Thread-safe.
+    """
+
+    def __init__(self, names: Iterable[str], *, quiet: bool, transient: bool = False, first: str = "pending") -> None:
+        console = Console(stderr=True)
+        self._plain = not quiet and not console.is_terminal
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[about]}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+            disable=quiet or self._plain,
+            transient=transient,
+        )
+        self._lines = {name: self._bars.add_task(_line(name, first), total=1.0, about="") for name in names}
+        self._told: dict[str, str] = {}
+
+    def __enter__(self) -> Lines:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def show(self, name: str, task: Record | ResultResponse) -> None:
+        if self._plain and self._told.get(name) != task.status:
+            self._told[name] = task.status
+            typer.echo(_line(name, task.status), err=True)
+        ended = task.status in TERMINAL
+        fraction = 1.0 if ended else task.progress.fraction if task.progress else 0.0
+        line = self._lines[name]
+        self._bars.update(line, description=_line(name, task.status), completed=fraction, about=_about(task))
+        if ended:
+            self._bars.stop_task(line)
+
+
+def _line(name: str, status: str) -> str:
+    return f"{name}  {status}" if name else status
+
+
+def _about(task: Record | ResultResponse) -> str:
+    """``12/20, 3 s left``"""
+    if task.error is not None:
+        return task.error.code
+    if task.progress is None:
+        return ""
+    steps = f"{task.progress.step}/{task.progress.steps}"
+    left = task.progress.eta_seconds
+    return f"{steps}, {left:.0f} s left" if left is not None and task.status == "processing" else steps
+
+
+def table(results: list[ResultResponse], now: datetime) -> None:
+    """Newest first, as they come."""
+    made = Table(box=None, pad_edge=False)
+    for name, style in (("task", {"no_wrap": True}), ("status", {}), ("progress", {}), ("age", {"justify": "right"})):
+        made.add_column(name, **style)
+    made.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=PROMPT)
+    for one in results:
+        # Text: what a user typed is no markup.
+        status = Text(one.status, COLOURS[one.status])
+        made.add_row(Text(one.task_id), status, _about(one), age(now, one.created_at), Text(one.prompt or ""))
+    Console().print(made)
+
+
+def age(now: datetime, then: datetime) -> str:
+    """``5 s``, ``12 min``, ``3 h``, ``9 d``"""
+    seconds = max(0.0, (now - then).total_seconds())
+    for unit, least in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= least:
+            return f"{seconds / least:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def document(results: list[dict[str, Any]]) -> None:
+    """One JSON document: the task, or an array where several were asked for."""
+    typer.echo(json.dumps(results[0] if len(results) == 1 else results))
+
+
+def shown(result: ResultResponse, saved: list[tuple[Picture, Path]]) -> None:
+    """A task for a person: its record, where its pictures are, and they themselves where the terminal can draw."""
+    typer.echo(json.dumps(result.model_dump(mode="json"), indent=2))
+    for picture, path in saved:
+        about = picture.about
+        drawn = picture_escape(picture.body, about.content_type, terminal_variables())
+        if drawn and sys.stdout.isatty():
+            typer.echo(drawn)
+        typer.echo(f"{path}  seed {about.seed}  sha256 {about.sha256}")
+    if result.timings:
+        seconds = result.timings.model_dump().items()
+        typer.echo("seconds: " + ", ".join(f"{name} {value:.3g}" for name, value in seconds))
+    if result.error:
+        typer.echo(f"{result.error.code}: {result.error.message}", err=True)

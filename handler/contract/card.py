@@ -1,0 +1,118 @@
+"""The model card: what the loaded pipeline takes, so that a request is checked without loading it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from ..errors import FieldError
+from .request import Contract, GenerationRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ARGUMENTS = {
+    "negative_prompt": "negative_prompt",
+    "num_inference_steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "seed": "generator",
+    "width": "width",
+    "height": "height",
+    "num_images": "num_images_per_prompt",
+    "image": "image",
+    "strength": "strength",
+}
+"""Request fields and the pipeline arguments that carry them; ``prompt`` is always taken."""
+OPTIONAL = tuple(ARGUMENTS)
+"""Request fields that a pipeline may not know; each is refused by name where it does not."""
+TUTORIAL = {"num_inference_steps": 50, "guidance_scale": 7.5}
+"""Defaults where neither the card nor the pipeline has one."""
+
+
+class Defaults(Contract):
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    strength: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+class Limits(Contract):
+    """Largest values taken, each inclusive; sides are in pixels."""
+
+    num_inference_steps: int = 200
+    min_side: int = 16
+    max_side: int = 4096
+    num_images: int = 8
+
+
+class ModelCard(Contract):
+    """Written next to the weights, kept in ``health/model.json``, shown by ``GET /health``."""
+
+    id: str
+    revision: str | None = None
+    pipeline: str = Field(description="diffusers' class name")
+    dtype: str
+    parameters: list[str] = Field(description="Optional request fields that the pipeline takes")
+    required: list[str] = Field(default_factory=list, description="Those of them that it cannot do without")
+    defaults: Defaults = Field(default_factory=Defaults)
+    limits: Limits = Field(default_factory=Limits)
+    size_multiple: int = Field(8, ge=1, description="Width and height must be multiples of it")
+
+    def faults(self, values: Mapping[str, Any]) -> list[FieldError]:
+        """What this model refuses in a request's ``values``, which may lack fields but hold the right types."""
+        found = []
+        for name in OPTIONAL:
+            value = values.get(name)
+            if value is None or (name == "num_images" and value == 1):
+                continue
+            if name not in self.parameters:
+                found.append(FieldError(name, f"{self.pipeline} does not take it"))
+            elif reason := self.over(name, value):
+                found.append(FieldError(name, reason))
+        found += [FieldError(name, f"{self.pipeline} needs it") for name in self.required if values.get(name) is None]
+        return found + self._no_step_left(values)
+
+    def _no_step_left(self, values: Mapping[str, Any]) -> list[FieldError]:
+        """A strength so low that the input image would come back as it is."""
+        steps = values.get("num_inference_steps") or self.defaults.num_inference_steps
+        strength = values.get("strength")
+        if strength is None:
+            strength = self.defaults.strength
+        if values.get("image") is None or "strength" not in self.parameters or not steps or strength is None:
+            return []
+        if int(steps * strength) >= 1:
+            return []
+        least = math.ceil(1000 / steps) / 1000
+        return [FieldError("strength", f"{strength:g} of {steps} steps is less than one; give at least {least:g}")]
+
+    def over(self, name: str, value: int) -> str | None:
+        """Why this model refuses the number, in words that begin with it; None if it does not."""
+        limits = self.limits
+        if name in {"width", "height"}:
+            if not limits.min_side <= value <= limits.max_side:
+                return f"{value} is not within {limits.min_side} to {limits.max_side} of this model"
+            if value % self.size_multiple:
+                return f"{value} is not a multiple of {self.size_multiple}, as this model needs"
+        elif name in {"num_inference_steps", "num_images"} and value > getattr(limits, name):
+            return f"{value} is more than the {getattr(limits, name)} of this model"
+        return None
+
+    def resolve(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with what was left out filled in, so that the record tells what was run.
+
+        Without ``width`` and ``height`` a picture from an input image has that image's own size.
+        """
+        defaults = self.defaults.model_dump()
+        if request.image is None:
+            del defaults["strength"]
+        elif request.width is None and request.height is None:
+            del defaults["width"], defaults["height"]
+        missing = {
+            name: default
+            for name, default in defaults.items()
+            if default is not None and name in self.parameters and getattr(request, name) is None
+        }
+        return request.model_copy(update=missing)

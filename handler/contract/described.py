@@ -1,0 +1,176 @@
+"""What makes the API's description whole: links, headers, examples, and types as pydantic has them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from pydantic.json_schema import models_json_schema
+
+from ..errors import CODES
+from . import examples
+from .card import OPTIONAL, ModelCard
+from .paths import PATHS
+from .request import GenerationRequest
+from .responses import (
+    ErrorResponse,
+    HealthResponse,
+    ModelsResponse,
+    QuoteResponse,
+    ResultPage,
+    ResultResponse,
+    TaskResponse,
+    UploadResponse,
+)
+from .upload import UploadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .request import Contract
+
+CONTRACTS: tuple[type[Contract], ...] = (
+    GenerationRequest,
+    TaskResponse,
+    QuoteResponse,
+    UploadRequest,
+    UploadResponse,
+    ResultResponse,
+    ResultPage,
+    ModelsResponse,
+    HealthResponse,
+    ErrorResponse,
+)
+COMPONENT = "#/components/schemas/{model}"
+ANSWERED = "GenerationRequest"
+ASKED = "ModelRequest"
+"""The request as this model takes it. What answers show of a request may be from the time of another model."""
+RETRY_AFTER = ("Seconds after which the same call may go better", {"type": "integer", "minimum": 1})
+CODE_OF = {403: "INVALID_REQUEST", 404: "NOT_FOUND", 409: "CONFLICT", 429: "QUOTA_EXCEEDED", 500: "INTERNAL"}
+CODE_OF |= {413: "INVALID_REQUEST", 415: "INVALID_REQUEST", 422: "INVALID_REQUEST", 503: "MODEL_UNAVAILABLE"}
+ABOUT = """
+
+Every error, whatever its status, has the envelope of `ErrorResponse`, with a code of: {codes}. A method that
+a path does not take is 405, with `Allow`. Where the API asks for a key or a signature, a call without one is 403."""
+QUALITY_NEEDS_A_USE = {
+    "anyOf": [
+        {"properties": {"quality": {"type": "null"}}},
+        {"properties": {"output_format": {"enum": ["jpeg", "webp"]}}, "required": ["output_format"]},
+    ]
+}
+STRENGTH_NEEDS_A_USE = {
+    "anyOf": [
+        {"properties": {"strength": {"type": "null"}}},
+        {"properties": {"image": {"type": "string"}}, "required": ["image"]},
+    ]
+}
+
+Described = tuple[str, dict[str, Any]]
+
+
+def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:
+    return {"operationId": operation, "description": description, "parameters": parameters}
+
+
+def answers(
+    status: int,
+    description: str,
+    model: type[Contract] | None,
+    example: Any,
+    *,
+    headers: Mapping[str, Described] | None = None,
+    links: Mapping[str, Any] | None = None,
+    also: Mapping[int, tuple[str, type[Contract] | None, Any]] | None = None,
+    kind: str = "application/json",
+    **errors: str,
+) -> dict[int, Any]:
+    """An operation's answers: its own, those that it gives ``also``, and errors by status (``_404="…"``)."""
+    made = {status: _answer(description, model, example, kind)}
+    if headers:
+        made[status]["headers"] = _headers(headers)
+    if links:
+        made[status]["links"] = dict(links)
+    for other, (text, contract, shown) in (also or {}).items():
+        made[other] = {"description": text} if contract is None else _answer(text, contract, shown, kind)
+        if other == 304 and headers:
+            made[other]["headers"] = _headers({name: headers[name] for name in ("ETag", "Cache-Control")})
+    for name, text in {
+        "_403": "No key, or no signature, where one is asked for",
+        **errors,
+        "_500": "Our fault",
+    }.items():
+        code = int(name[1:])
+        made[code] = _answer(text, ErrorResponse, examples.error(CODE_OF[code], text), "application/json")
+        if code in {429, 503}:
+            made[code]["headers"] = _headers({"Retry-After": RETRY_AFTER})
+    return dict(sorted(made.items()))
+
+
+def finished(document: dict[str, Any]) -> dict[str, Any]:
+    """Powertools' document with what it leaves out, and without what it adds."""
+    _, schemas = models_json_schema([(one, "validation") for one in CONTRACTS], ref_template=COMPONENT)
+    # Powertools writes limits as floats, so that the largest seed was one too large; and answers that nobody gives.
+    asked = {**copy.deepcopy(schemas["$defs"][ANSWERED]), "allOf": [QUALITY_NEEDS_A_USE, STRENGTH_NEEDS_A_USE]}
+    document["components"]["schemas"] = {**schemas["$defs"], ASKED: asked}
+    document["components"]["securitySchemes"] = {
+        "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "Where the API asks for one"}
+    }
+    document["security"] = [{}, {"ApiKey": []}]
+    document["info"] |= {
+        "description": document["info"]["description"] + ABOUT.format(codes=", ".join(CODES)),
+        "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    }
+    document["tags"] = [
+        {"name": "Tasks", "description": "Requests for images, from the question to the picture"},
+        {"name": "Service", "description": "What this deployment can do"},
+    ]
+    document["paths"] = {path: document["paths"][path] for path in PATHS if path in document["paths"]}  # in our order
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].get("304", {}).pop("content", None)
+            for parameter in operation.get("parameters", []):
+                parameter["schema"] = _without_null(parameter["schema"])
+    for path, model in (("/generate", ASKED), ("/uploads", "UploadRequest")):  # the second may be left out, not null
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        body["schema"] = {"$ref": COMPONENT.format(model=model)}
+    return document
+
+
+def narrowed(document: dict[str, Any], card: ModelCard) -> dict[str, Any]:
+    """The document with the model's own limits in what it may be asked."""
+    document = copy.deepcopy(document)
+    whole = document["components"]["schemas"][ASKED]
+    whole["required"] = [*whole["required"], *card.required]
+    asked, limits = whole["properties"], card.limits
+    for name in OPTIONAL:
+        if name not in card.parameters:
+            asked[name] = {"const": 1} if name == "num_images" else {"type": "null"}
+        elif name in {"width", "height"}:
+            least, most = {"minimum": limits.min_side}, {"maximum": limits.max_side}
+            _number(asked[name]).update(least | most | {"multipleOf": card.size_multiple})
+        elif name in {"num_inference_steps", "num_images"}:
+            _number(asked[name])["maximum"] = getattr(limits, name)
+    return document
+
+
+def _answer(text: str, model: type[Contract] | None, example: Any, kind: str) -> dict[str, Any]:
+    if model is None:
+        schema = {"type": "string"} if kind == "text/html" else {"type": "object"}
+        return {"description": text, "content": {kind: {"schema": schema}}}
+    return {"description": text, "content": {kind: {"model": model, "examples": {"example": {"value": example}}}}}
+
+
+def _headers(headers: Mapping[str, Described]) -> dict[str, Any]:
+    return {name: {"description": text, "schema": schema} for name, (text, schema) in headers.items()}
+
+
+def _number(schema: dict[str, Any]) -> dict[str, Any]:
+    """The part of a property's schema that is not null."""
+    parts: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    return next(one for one in parts if one.get("type") != "null")
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter is left out, never null."""
+    rest = {name: value for name, value in schema.items() if name not in {"anyOf", "title", "description"}}
+    return {**rest, **(_number(schema) if "anyOf" in schema else {})}

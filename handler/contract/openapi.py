@@ -1,0 +1,252 @@
+"""The API's description. Loaded when somebody asks for it: the handlers themselves answer without it.
+
+Each function declares one operation with its types and is never called; a test holds the list against the routes.
+What Powertools makes of them is finished by :mod:`handler.contract.described`.
+"""
+
+# mypy: disable-error-code="empty-body"
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Annotated, Any
+
+from aws_lambda_powertools.event_handler import APIGatewayRestResolver
+from aws_lambda_powertools.event_handler.openapi.params import Body, Header, Path, Query
+
+from .. import __doc__ as summary
+from . import described, examples
+from .card import ModelCard
+from .described import Described, answers, link
+from .ids import TASK_ID
+from .paging import CURSOR, MAX_PAGE, MAX_TAG, MAX_WAIT
+from .request import GenerationRequest
+from .responses import (
+    HealthResponse,
+    ModelsResponse,
+    QuoteResponse,
+    ResultPage,
+    ResultResponse,
+    TaskResponse,
+    UploadResponse,
+)
+from .statuses import STATUSES
+from .upload import UploadRequest
+
+app = APIGatewayRestResolver()
+
+TaskId = Annotated[str, Path(pattern=f"^{TASK_ID}$", description="As named by the caller, or by POST /generate")]
+Key = Annotated[str | None, Header(pattern=f"^{TASK_ID}$", description="Names the task, as `task_id` in a body does")]
+DryRun = Annotated[
+    str | None, Query(pattern="^[01]$", description="1: tells what it would do and cost, and does nothing")
+]
+TASK_LINKS = {
+    "result": link("result", "The task", task_id="$response.body#/task_id"),
+    "cancel": link("cancel", "Cancels the task", task_id="$response.body#/task_id"),
+    "retry": link("retry", "The same again, once it has ended", task_id="$response.body#/task_id"),
+}
+SUBMITTED: dict[str, Described] = {"Location": ("The task", {"type": "string", "format": "uri-reference"})}
+FRESHNESS: dict[str, Described] = {
+    "ETag": ("For If-None-Match; another one with every move of the task", {"type": "string"}),
+    "Cache-Control": ("Keep it, and ask whether it is still so", {"type": "string"}),
+    "Retry-After": ("Seconds, from the ETA; absent once the task has ended", {"type": "integer", "minimum": 1}),
+}
+DOOR = {
+    "_415": "The body says that it is something else than JSON",
+    "_422": "Invalid; every fault is listed",
+    "_429": "The day's budget is used up",
+    "_503": "The model is not available, or S3 or SQS failed",
+}
+
+
+@app.post(
+    "/generate",
+    operation_id="generate",
+    summary="Ask for images",
+    tags=["Tasks"],
+    responses=answers(
+        202,
+        "Recorded and queued; the same id and body again answers with the task as it is",
+        TaskResponse,
+        examples.SUBMITTED,
+        headers=SUBMITTED,
+        links=TASK_LINKS,
+        also={200: ("What it would do and cost (`dry_run=1`)", QuoteResponse, examples.QUOTE)},
+        _409="The id names another request",
+        _413="More than 256 KB",
+        **DOOR,
+    ),
+)
+def generate(
+    body: Annotated[GenerationRequest, Body(openapi_examples=examples.REQUESTS)],
+    idempotency_key: Key = None,
+    dry_run: DryRun = None,
+) -> TaskResponse: ...
+
+
+@app.post(
+    "/generate/<task_id>/retry",
+    operation_id="retry",
+    summary="Ask for the same again",
+    description="A new task with the request of one that has ended, seed included. The body is empty.",
+    tags=["Tasks"],
+    responses=answers(
+        202,
+        "Recorded and queued; with the same Idempotency-Key again the task as it is",
+        TaskResponse,
+        examples.SUBMITTED,
+        headers=SUBMITTED,
+        links=TASK_LINKS,
+        also={200: ("What it would do and cost (`dry_run=1`)", QuoteResponse, examples.QUOTE)},
+        _404="No such task",
+        _409="It has not ended, or never was a valid request; or the key names another task",
+        _413="More than 256 KB",
+        **DOOR,
+    ),
+)
+def retry(task_id: TaskId, idempotency_key: Key = None, dry_run: DryRun = None) -> TaskResponse: ...
+
+
+@app.post(
+    "/uploads",
+    operation_id="upload",
+    summary="Ask for leave to send an input image",
+    description="A form for one file, to be posted to S3 as multipart/form-data: its `fields`, then the `file`.",
+    tags=["Tasks"],
+    responses=answers(
+        201,
+        "The form; what is sent with it can be the `image` of requests",
+        UploadResponse,
+        examples.UPLOAD,
+        _413="More than 256 KB",
+        _415="The body says that it is something else than JSON; the image itself is not sent here",
+        _422="Invalid; every fault is listed",
+        _503="There are no credentials to sign it with",
+    ),
+)
+def upload(body: UploadRequest | None = None) -> UploadResponse: ...
+
+
+@app.get(
+    "/results/<task_id>",
+    operation_id="result",
+    summary="One task, with fresh presigned URLs",
+    tags=["Tasks"],
+    responses=answers(
+        200,
+        "The task",
+        ResultResponse,
+        examples.RESULT,
+        headers=FRESHNESS,
+        also={304: ("It still is as the ETag says; its URLs too are good for half of their lifetime", None, None)},
+        _404="No such task",
+        _422="Invalid query",
+        _503="S3 failed",
+    ),
+)
+def result(
+    task_id: TaskId,
+    wait: Annotated[
+        int | None, Query(ge=1, le=MAX_WAIT, description="Seconds to wait for the end; with If-None-Match for any move")
+    ] = None,
+    inline: Annotated[str | None, Query(pattern="^base64$", description="Adds image_base64")] = None,
+    if_none_match: Annotated[str | None, Header(description="An ETag: 304 while it holds")] = None,
+) -> ResultResponse: ...
+
+
+@app.delete(
+    "/results/<task_id>",
+    operation_id="cancel",
+    summary="Cancel a task",
+    tags=["Tasks"],
+    responses=answers(
+        200,
+        "Cancelled, now or before",
+        TaskResponse,
+        examples.CANCELLED,
+        _404="No such task",
+        _409="It has completed or failed",
+        _503="S3 failed",
+    ),
+)
+def cancel(task_id: TaskId) -> TaskResponse: ...
+
+
+@app.get(
+    "/results",
+    operation_id="results",
+    summary="All tasks, newest first",
+    tags=["Tasks"],
+    responses=answers(
+        200,
+        "A page of tasks",
+        ResultPage,
+        examples.PAGE,
+        links={
+            "next": link("results", "The next page", cursor="$response.body#/cursor"),
+            "newest": link("result", "The first of them", task_id="$response.body#/results/0/task_id"),
+        },
+        _422="Invalid query",
+        _503="S3 failed",
+    ),
+)
+def results(
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+    cursor: Annotated[str | None, Query(pattern=f"^{CURSOR.pattern}$", description="From the page before")] = None,
+    status: Annotated[str | None, Query(pattern=f"^({'|'.join(STATUSES)})$", description="Only these")] = None,
+    tag: Annotated[str | None, Query(min_length=1, max_length=MAX_TAG, description="Only those that have it")] = None,
+) -> ResultPage: ...
+
+
+@app.get(
+    "/models",
+    operation_id="models",
+    summary="What can be asked of the model",
+    tags=["Service"],
+    responses=answers(200, "The model, and each parameter with its limits", ModelsResponse, examples.MODELS),
+)
+def models() -> ModelsResponse: ...
+
+
+@app.get(
+    "/health",
+    operation_id="health",
+    summary="Whether requests are taken",
+    tags=["Service"],
+    responses=answers(200, "Health", HealthResponse, examples.HEALTH),
+)
+def health() -> HealthResponse: ...
+
+
+@app.get(
+    "/openapi.json",
+    operation_id="openapi",
+    summary="This document",
+    tags=["Service"],
+    responses=answers(200, "OpenAPI 3.1", None, None),
+)
+def openapi() -> dict[str, Any]: ...
+
+
+@app.get(
+    "/docs",
+    operation_id="docs",
+    summary="This document, to read and to try",
+    tags=["Service"],
+    responses=answers(200, "A page that loads nothing from elsewhere", None, None, kind="text/html"),
+)
+def docs() -> str: ...
+
+
+def document(base: str = "", card: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The OpenAPI 3.1 document as JSON data, of an API that is at ``base`` and draws with the model of ``card``."""
+    made = {**_document(), "servers": [{"url": base or "/"}]}
+    return described.narrowed(made, ModelCard.model_validate(card)) if card else made
+
+
+@cache
+def _document() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    text = app.get_openapi_json_schema(title="Darkroom", version=version("darkroom"), description=summary)
+    return described.finished(json.loads(text))

@@ -1,0 +1,18 @@
+"""The paths of the HTTP API, in the order of its description, and the methods that each takes."""
+
+from __future__ import annotations
+
+PATHS: dict[str, tuple[str, ...]] = {
+    "/generate": ("POST",),
+    "/generate/{task_id}/retry": ("POST",),
+    "/uploads": ("POST",),
+    "/results": ("GET",),
+    "/results/{task_id}": ("GET", "DELETE"),
+    "/models": ("GET",),
+    "/health": ("GET",),
+    "/openapi.json": ("GET",),
+    "/docs": ("GET",),
+    "/": ("GET",),
+    "/page/{file}": ("GET",),
+}
+"""All there is, whichever handler serves it, so that each can say what a path takes."""

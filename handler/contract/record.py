@@ -1,0 +1,161 @@
+"""The record of a task, as it lies in S3: its parts and what each means. How it moves is :mod:`handler.task.moves`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from ..errors import Code
+from .request import Contract, GenerationRequest, TaskId
+from .statuses import Status
+
+When = Annotated[datetime, Field(strict=False)]  # a string in JSON
+
+
+class ModelRef(Contract):
+    """Which model drew the picture; ``dtype`` because another one draws (slightly) other pixels."""
+
+    id: str
+    revision: str | None = None
+    pipeline: str
+    dtype: str
+
+
+class Lease(Contract):
+    """``message_id`` is the message under which the owner holds the task: any other one is a duplicate."""
+
+    owner: str
+    expires_at: When
+    message_id: str | None = None
+
+
+class Progress(Contract):
+    """``fraction`` from 0 to 1; ``eta_seconds`` None until a step was measured."""
+
+    step: int
+    steps: int
+    fraction: float
+    eta_seconds: float | None = None
+
+
+class Input(Contract):
+    """The input image as the first attempt found it: ``bytes`` long, ``sha256`` of them in hex.
+
+    An upload may be replaced; a task's picture is drawn from one and the same input whatever becomes of its attempts.
+    """
+
+    bytes: int
+    sha256: str
+
+
+class Image(Contract):
+    """An image in the bucket: ``bytes`` long, ``sha256`` of them in hex."""
+
+    key: str
+    seed: int
+    width: int
+    height: int
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+class FaultDetail(Contract):
+    field: str
+    message: str
+
+
+class ErrorInfo(Contract):
+    code: Code
+    message: str
+    retryable: bool
+    details: list[FaultDetail] = Field(default_factory=list)
+
+
+class Timings(Contract):
+    """Seconds. ``load`` is what this task waited for the pipeline; ``total`` runs from claim to commit, without it."""
+
+    queue: float = 0
+    load: float = 0
+    text: float = 0
+    denoise: float = 0
+    decode: float = 0
+    encode: float = 0
+    upload: float = 0
+    total: float = 0
+
+
+Outcome = Literal["completed", "failed", "cancelled", "released", "suspended", "expired"]
+
+
+class PastAttempt(Contract):
+    """What became of an attempt. ``released``: a passing fault; ``suspended``: its host went; ``expired``: it was not
+    heard of again, and ``ended_at`` is when that was noticed.
+    """
+
+    number: int
+    owner: str
+    started_at: When
+    ended_at: When
+    outcome: Outcome
+    code: Code | None = None
+    message: str | None = None
+
+
+class Record(Contract):
+    """``status.json``, the only truth about a task. ``sequence`` grows by 1 with every write.
+
+    Fields that it does not know are passed over: while a deployment rolls, two versions write the same records.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    task_id: TaskId
+    tenant: str | None = Field(None, description="Whose it is; None without tenants")
+    status: Status
+    sequence: int
+    request: GenerationRequest | None = Field(None, description="None where the message held no valid request")
+    origin: TaskId | None = Field(None, description="The task that this one repeats")
+    fingerprint: str | None = None
+    model: ModelRef | None = None
+    created_at: When
+    started_at: When | None = None
+    completed_at: When | None = None
+    queued_at: When | None = Field(None, description="When a message for it was last sent, as far as the record knows")
+    attempt: int = 0
+    attempts: list[PastAttempt] = Field(default_factory=list, description="Those that ended, the last 50 of them")
+    lease: Lease | None = None
+    progress: Progress | None = None
+    input: Input | None = Field(None, description="Which input image the task draws from")
+    preview: str | None = Field(None, description="Key of a thumbnail of the unfinished picture")
+    images: list[Image] = Field(default_factory=list)
+    error: ErrorInfo | None = None
+    timings: Timings | None = None
+    batch_size: int | None = None
+    cold_start: bool | None = None
+    expires_at: When
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json().encode()
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Record:
+        return cls.model_validate_json(body)
+
+    @property
+    def faults(self) -> int:
+        """How many attempts ended by a passing fault."""
+        return sum(one.outcome == "released" for one in self.attempts)
+
+    def asks_for(self, request: GenerationRequest) -> bool:
+        """Whether ``request`` is this task's own: as its caller sent it, or with seed and defaults resolved, as it is
+        sent again.
+        """
+        known = {self.fingerprint, self.request.fingerprint() if self.request else None}
+        return request.fingerprint() in known
+
+    def next(self, **changes: Any) -> Record:
+        """This record, moved on."""
+        return self.model_copy(update={"sequence": self.sequence + 1, **changes})

@@ -1,0 +1,174 @@
+"""What callers see: the answers of the HTTP API. Shaped in submit and status, documented in openapi."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..errors import Code
+from .card import Defaults, Limits, ModelCard
+from .record import ErrorInfo, FaultDetail, Input, ModelRef, Outcome, Progress, Timings, When
+from .request import Contract, GenerationRequest
+from .statuses import Status
+
+
+class TaskResponse(Contract):
+    """What a submission or a cancel answers. The URLs are whole where the API knows where it is."""
+
+    task_id: str
+    status: Status
+    message: str
+    status_url: str = Field(description="GET: the task as it is")
+    result_url: str = Field(description="GET: the task once it has ended, or as it is after 20 seconds")
+    cancel_url: str = Field(description="DELETE: cancels it")
+
+
+class QuoteResponse(Contract):
+    """What `?dry_run=1` answers: what would be run and what it would cost. Nothing is recorded or queued."""
+
+    request: GenerationRequest = Field(description="With what was left out filled in")
+    model: str
+    images: int
+    seconds: float | None = Field(description="Of a worker's time; null where nobody has measured it")
+    dollars: float | None = Field(description="With everything around the worker; null where no price is known")
+    basis: str = Field(description="What the figures rest on, or why there are none")
+
+
+class UploadResponse(Contract):
+    """Leave to send an input image: a multipart form with these ``fields`` and then ``file``, posted to ``url``."""
+
+    upload_id: str = Field(description="For `image` of a request")
+    url: str
+    fields: dict[str, str]
+    max_bytes: int
+    content_types: list[str] = Field(description="What can be asked for; the form takes the one that was")
+    expires_at: When
+
+
+class ResultImage(Contract):
+    """An image as a caller sees it: a presigned URL that is fresh at every answer, and no S3 key."""
+
+    url: str
+    seed: int
+    width: int
+    height: int
+    content_type: str
+    bytes: int
+    sha256: str
+
+
+class ResultAttempt(Contract):
+    """What became of an attempt; whose it was is nobody's business outside."""
+
+    number: int
+    started_at: When
+    ended_at: When
+    outcome: Outcome
+    code: Code | None
+    message: str | None
+
+
+class ResultResponse(Contract):
+    """What the status handler shows: the record with presigned URLs, and the tutorial's fields beside them."""
+
+    task_id: str
+    status: Status
+    prompt: str | None
+    error_message: str | None
+    image_base64: str | None = Field(None, description="With `?inline=base64` or INLINE_IMAGES=1")
+    sequence: int
+    origin: str | None = Field(description="The task that this one repeats")
+    request: GenerationRequest | None
+    model: ModelRef | None
+    created_at: When
+    started_at: When | None
+    completed_at: When | None
+    queued_at: When | None
+    attempt: int
+    attempts: list[ResultAttempt]
+    progress: Progress | None
+    input: Input | None
+    preview_url: str | None = Field(description="A thumbnail of the unfinished picture, with PREVIEWS=1")
+    images: list[ResultImage]
+    error: ErrorInfo | None
+    timings: Timings | None
+    batch_size: int | None
+    cold_start: bool | None
+    expires_at: When
+
+
+class ResultPage(Contract):
+    """Newest first; ``cursor`` asks for the next page, None on the last. With a filter a page may be short, or empty,
+    before the last.
+    """
+
+    results: list[ResultResponse]
+    cursor: str | None
+
+
+class ErrorResponse(Contract):
+    """The envelope of every error over HTTP."""
+
+    class Body(Contract):
+        code: Code
+        message: str
+        details: list[FaultDetail]
+
+    error: Body
+
+
+class MeasuredSpeed(Contract):
+    """Seconds of one image's step, and of all the other parts of an image, at so many pixels."""
+
+    step: float
+    other: float
+    pixels: int
+
+
+class HealthResponse(Contract):
+    """``model_status`` tells whether ``POST /generate`` takes requests; ``reason`` why not, or what is unknown."""
+
+    status: Literal["ok"]
+    model_status: Literal["available", "unavailable"]
+    model: ModelCard | None
+    reason: str | None
+    measured: MeasuredSpeed | None = Field(description="How fast the worker that loaded the model found it to be")
+    host: str | None = Field(description="What that worker runs on")
+
+
+class Parameter(Contract):
+    """A request field as this model takes it: enough to draw a form's field. Limits are inclusive."""
+
+    name: str
+    type: Literal["string", "integer", "number"]
+    description: str | None = None
+    required: bool
+    default: str | int | float | None = None
+    least: int | float | None = None
+    most: int | float | None = None
+    multiple_of: int | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    one_of: list[str] | None = None
+
+
+class ModelDescription(Contract):
+    """The model card, with its parameters in full. What is null nobody knows before a worker has loaded the model."""
+
+    id: str
+    revision: str | None = None
+    pipeline: str | None = Field(None, description="diffusers' class name")
+    dtype: str | None = None
+    status: Literal["available", "unavailable", "unknown"]
+    reason: str | None
+    parameters: list[Parameter]
+    defaults: Defaults | None = None
+    limits: Limits | None = None
+    size_multiple: int | None = None
+
+
+class ModelsResponse(Contract):
+    """The models that this deployment draws with."""
+
+    models: list[ModelDescription]

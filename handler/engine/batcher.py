@@ -1,0 +1,153 @@
+"""All calls of all running tasks to one network: whoever waits at the same time and fits goes into one forward."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import OutOfMemory
+from .faults import free_memory, out_of_memory
+from .merging import Call, card_of, merge, split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .compute import Compute
+
+PATIENCE = 0.25
+"""Part of a forward's time for which the next one waits for the callers that the last one released."""
+LEAST_PATIENCE, MOST_PATIENCE = 0.001, 0.1
+
+
+class Batcher:
+    """All calls of all running tasks to one denoiser. A source of work for the compute thread."""
+
+    def __init__(self, denoiser: torch.nn.Module, compute: Compute) -> None:
+        self.denoiser = denoiser
+        self.merging = True
+        self.patience, self.most_patience = PATIENCE, MOST_PATIENCE
+        self.last_call: Call | None = None
+        self.count = 0
+        self.calls = 0
+        self.device = next(denoiser.parameters()).device
+        self._compute = compute
+        self._signature = inspect.signature(denoiser.forward)
+        self._waiting: list[Call] = []
+        self._awaited: set[object] = set()
+        self._patient_until = 0.0
+        self._most_rows: dict[tuple[object, ...], int] = {}
+
+    def call(self, owner: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Hands a call over and waits for its rows. ``owner`` is the task. Raises what the forward raised."""
+        call = card_of(owner, self.named(args, kwargs))
+        with self._compute.changed:
+            self._waiting.append(call)
+            self._awaited.discard(owner)
+            self._compute.changed.notify_all()
+        call.done.wait()
+        if call.fault is not None:
+            raise call.fault
+        return call
+
+    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A call's arguments by the names of the network's own signature."""
+        bound = self._signature.bind(*args, **kwargs)
+        named: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            if self._signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                named |= value
+            else:
+                named[name] = value
+        return named
+
+    def leave(self, owner: object) -> None:
+        """The task makes no more calls: nobody waits for it."""
+        with self._compute.changed:
+            self._awaited.discard(owner)
+            self._compute.changed.notify_all()
+
+    def next(self, now: float) -> tuple[Callable[[], None] | None, float | None]:
+        """The group of the call that has waited longest, once those just released are back or late."""
+        if not self._waiting:
+            return None, None
+        if self.merging and self._awaited and now < self._patient_until:
+            return None, self._patient_until - now
+        group = self._take(self._waiting[0].key)
+        return (lambda: self._run(group)), None
+
+    def time(self, call: Call, size: int) -> float:
+        """Seconds of a forward of ``size`` such calls. For the compute thread."""
+        arguments = merge([call] * size)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            self.denoiser(**arguments)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    def _take(self, key: tuple[object, ...]) -> list[Call]:
+        most = self._most_rows.get(key)
+        group: list[Call] = []
+        rows = 0
+        for call in self._waiting:
+            fits = call.key == key and (most is None or rows + call.rows <= most)
+            if not group or (self.merging and fits):
+                group.append(call)
+                rows += call.rows
+        taken = set(map(id, group))
+        self._waiting = [call for call in self._waiting if id(call) not in taken]
+        return group
+
+    def _run(self, group: list[Call]) -> None:
+        """Whatever happens, every caller of the group is released, and only those that failed with a fault."""
+        began = time.perf_counter()
+        done: list[tuple[Call, Any, BaseException | None, int]] = []
+        parts = [group]
+        while parts:
+            part = parts.pop(0)
+            outputs, fault = self._attempt(part)
+            if isinstance(fault, OutOfMemory):
+                free_memory()  # only now, out of the except clause, is what the failed forward held let go
+                if len(part) > 1:
+                    self._most_rows[part[0].key] = max(1, sum(call.rows for call in part) // 2)
+                    parts = self._fitting([call for one in (part, *parts) for call in one])
+                    continue
+            done += [(call, output, fault, len(part)) for call, output in zip(part, outputs, strict=True)]
+        ended = time.perf_counter()
+        with self._compute.changed:  # before they are released: one that comes back at once is not waited for again
+            self._awaited = {call.owner for call, _, fault, _ in done if fault is None}
+            spent = ended - began
+            self._patient_until = ended + min(max(self.patience * spent, LEAST_PATIENCE), self.most_patience)
+        for call, output, fault, together in done:
+            call.finish(output, fault, together)
+
+    def _attempt(self, part: list[Call]) -> tuple[list[Any], BaseException | None]:
+        try:
+            with torch.inference_mode():
+                return self._outputs(part), None
+        except BaseException as fault:
+            if not out_of_memory(fault):
+                return [None] * len(part), fault
+        return [None] * len(part), OutOfMemory("the device has too little memory for a picture of this size")
+
+    def _fitting(self, calls: list[Call]) -> list[list[Call]]:
+        most = self._most_rows[calls[0].key]
+        parts: list[list[Call]] = []
+        for call in calls:
+            if parts and sum(one.rows for one in parts[-1]) + call.rows <= most:
+                parts[-1].append(call)
+            else:
+                parts.append([call])
+        return parts
+
+    def _outputs(self, group: list[Call]) -> list[Any]:
+        self.count += 1
+        self.calls += len(group)
+        self.last_call = group[0]
+        if len(group) == 1:
+            return [self.denoiser(**group[0].arguments)]
+        output = self.denoiser(**merge(group))
+        return split(output, [call.rows for call in group])

@@ -1,0 +1,150 @@
+"""How many tasks at a time, and whether they may share forwards: measured and proven when the pipeline has loaded."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..contract.health import Measured
+from ..contract.request import GenerationRequest
+from ..logs import logger
+from .preview import fitted
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from . import Developed
+    from .running import PipelineEngine
+
+SIZES = (1, 2, 4, 8, 16)
+WORTH = 1.05
+"""A larger batch must bring at least this many times the rows a second of the one before."""
+ROUNDS = 4
+SLOW_FORWARD = 0.5
+"""Seconds. Sizes beyond the first whose forward takes longer are not tried: loading would take minutes."""
+ROUNDING = {"float32": 1 / 255, "float16": 16 / 255, "bfloat16": 32 / 255}
+"""Largest difference of a pixel (0 to 1) that a type's rounding explains after the few steps of the proof."""
+STEPS = 3
+MEETINGS = 4
+"""Tries to draw two tasks together."""
+
+
+class NoObserver:
+    def begins(self, running: object) -> None:
+        """Nothing of these is worth keeping."""
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Nobody waits for these pictures."""
+
+
+def warm_up(engine: PipelineEngine, settings: Settings) -> None:
+    """Warms the pipeline up, so that no task pays for first use; proves merging; sets the engine's capacity."""
+    asked: dict[str, Any] = {"num_inference_steps": STEPS}
+    if "image" in engine.card.required:
+        defaults, least = engine.card.defaults, 8 * engine.card.size_multiple
+        size = {"width": defaults.width or least, "height": defaults.height or least}
+        asked |= {"image": "any", "strength": 1.0, **size}  # less strength would leave no step of so few
+    asked = {name: value for name, value in asked.items() if name in engine.card.parameters}
+    request = engine.card.resolve(GenerationRequest(prompt="a", seed=0, **asked))
+    pair = [request, request.model_copy(update={"prompt": "b", "seed": 1})]
+    drawn = [_draw(engine, one) for one in pair]
+    engine.measured = timed(drawn[-1], request)  # the first one paid for first use
+    alone = [_pixels(one) for one in drawn]
+    worst = prove(engine, pair, alone)
+    for _ in range(MEETINGS - 1):
+        if worst != float("inf"):
+            break
+        # On a busy machine the first may be done before the second begins: that proves nothing, and would cost this
+        # worker its merging for life.
+        worst = prove(engine, pair, alone)
+    allowed = ROUNDING[engine.card.dtype]
+    if worst > allowed:
+        engine.batcher.merging = False
+        logger.warning("merging is off: it changes this pipeline's pictures", difference=worst, allowed=allowed)
+    if settings.previews:
+        engine.look = fitted(partial(engine.run, observer=NoObserver()), _arguments(engine, pair[0]), alone[0])
+    if settings.max_batch:
+        engine.capacity = settings.max_batch
+    elif engine.batcher.merging:
+        engine.capacity = measure(engine)
+    logger.info("tasks at a time", capacity=engine.capacity, merging=engine.batcher.merging)
+
+
+def prove(engine: PipelineEngine, pair: list[GenerationRequest], alone: list[Any]) -> float:
+    """Largest difference (0 to 1) between two tasks' pictures drawn together and those drawn ``alone``.
+
+    Infinity where together they fail, or where their calls never fit: what is not proven is not done.
+    """
+    together: list[Any] = [None, None]
+    batcher = engine.batcher
+    before, usual = batcher.calls - batcher.count, (batcher.patience, batcher.most_patience)
+    batcher.patience, batcher.most_patience = 100.0, 5.0  # they are to meet, however slow this machine is just now
+
+    def draw(at: int) -> None:
+        try:
+            together[at] = _pixels(_draw(engine, pair[at]))
+        except Exception as fault:
+            logger.warning("two tasks together failed where each alone did not", fault=str(fault))
+
+    threads = [threading.Thread(target=draw, args=(at,), name="proof") for at in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    batcher.patience, batcher.most_patience = usual
+    if any(picture is None for picture in together) or batcher.calls - batcher.count == before:
+        return float("inf")
+    return max(float(np.abs(one - other).max()) for one, other in zip(together, alone, strict=True))
+
+
+def timed(developed: Developed, request: GenerationRequest) -> Measured | None:
+    """What one task alone took, for quotes."""
+    if not (request.steps and request.width and request.height):
+        return None
+    step = developed.denoise / request.steps
+    return Measured(round(step, 6), round(developed.text + developed.decode, 6), request.width * request.height)
+
+
+def _draw(engine: PipelineEngine, request: GenerationRequest) -> Developed:
+    return engine.run(_arguments(engine, request) | {"output_type": "np"}, NoObserver())
+
+
+def _pixels(developed: Developed) -> Any:
+    return np.asarray(developed.pictures, dtype=np.float32)
+
+
+def _arguments(engine: PipelineEngine, request: GenerationRequest) -> dict[str, Any]:
+    """With some input image, where the pipeline draws from nothing else."""
+    if request.image is None or request.width is None or request.height is None:
+        return engine.arguments(request)
+    size = (request.width, request.height)
+    return engine.arguments(request, Image.linear_gradient("L").convert("RGB").resize(size))
+
+
+def measure(engine: PipelineEngine) -> int:
+    """The largest batch that is still worth it, by timing forwards of the denoiser on a recorded call.
+
+    The sizes take turns and each counts with its fastest round, so that a noisy moment does not decide.
+    """
+    recorded = engine.batcher.last_call
+    if recorded is None:
+        return 1
+    fastest: dict[int, float] = {}
+    for _ in range(ROUNDS):
+        for size in SIZES:
+            try:
+                spent = engine.compute.run(partial(engine.batcher.time, recorded, size))
+            except torch.OutOfMemoryError:
+                break
+            fastest[size] = min(spent, fastest.get(size, spent))
+            if spent > SLOW_FORWARD:
+                break
+    best, best_rate = 1, 0.0
+    for size, spent in fastest.items():
+        if not best_rate or size / spent >= best_rate * WORTH:
+            best, best_rate = size, size / spent
+    return best

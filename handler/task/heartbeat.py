@@ -1,0 +1,102 @@
+"""The heartbeat: keeps every attempt of a process alive, its lease, its progress and its message's visibility."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .attempt import Attempt
+
+JITTER = 0.2
+"""Part of the time between two signs by which it varies: workers that started together do not stay in step."""
+MOST_CALLS = 128
+"""Two for each of the most tasks that a worker may have."""
+
+
+@dataclass
+class _Watched:
+    due: float
+    busy: set[str] = field(default_factory=set)
+
+
+class Heartbeat:
+    """One thread that knows what is due, started with the first attempt; the calls themselves go to a pool, each
+    attempt's to S3 and to SQS apart, so that a slow one delays nothing but itself.
+    """
+
+    def __init__(self, every: float, first: float, chance: Callable[[], float]) -> None:
+        self._every, self._first, self._chance = every, first, chance
+        self._attempts: dict[Attempt, _Watched] = {}
+        self._changed = threading.Condition()
+        self._calls = ThreadPoolExecutor(MOST_CALLS, thread_name_prefix="sign")
+        self._started = False
+        self._finish_by: float | None = None
+
+    @contextmanager
+    def watching(self, attempt: Attempt) -> Iterator[None]:
+        """Beats for ``attempt`` every few seconds while the block runs, once it has run for a while."""
+        with self._changed:
+            self._attempts[attempt] = _Watched(time.monotonic() + self._first)
+            if self._finish_by is not None:
+                attempt.suspend_by(self._finish_by)
+            if not self._started:
+                self._started = True
+                threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._attempts.pop(attempt, None)
+
+    def suspend(self, finish_by: float) -> None:
+        """Every attempt, and those that come, are to end by then (time.monotonic) or to be saved at their next step."""
+        with self._changed:
+            self._finish_by = finish_by
+            for attempt in self._attempts:
+                attempt.suspend_by(finish_by)
+
+    def release_all(self) -> None:
+        """Saves and releases all attempts now, side by side; returns when that is done."""
+        with self._changed:
+            held = list(self._attempts)
+        list(self._calls.map(lambda attempt: attempt.release_now(), held))
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._attempts))
+                self._changed.wait(max(0.0, min(one.due for one in self._attempts.values()) - time.monotonic()))
+                due = self._take_due()
+            for attempt, kind in due:
+                self._calls.submit(self._sign, attempt, kind)
+
+    def _take_due(self) -> list[tuple[Attempt, str]]:
+        now = time.monotonic()
+        due: list[tuple[Attempt, str]] = []
+        for attempt, watched in self._attempts.items():
+            if watched.due <= now:
+                watched.due = now + self.pause()
+                free = {"beat", "keep_hidden"} - watched.busy
+                watched.busy |= free
+                due += [(attempt, kind) for kind in sorted(free)]
+        return due
+
+    def pause(self) -> float:
+        """Seconds until the next sign: around ``every``, by chance."""
+        return self._every * (1 + JITTER * (2 * self._chance() - 1))
+
+    def _sign(self, attempt: Attempt, kind: str) -> None:
+        try:
+            (attempt.beat if kind == "beat" else attempt.keep_hidden)()
+        finally:
+            with self._changed:
+                if watched := self._attempts.get(attempt):
+                    watched.busy.discard(kind)

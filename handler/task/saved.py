@@ -1,0 +1,60 @@
+"""The steps of a task that are saved: what an earlier attempt left behind, and what this one adds."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import ServiceFault
+from ..logs import logger
+
+if TYPE_CHECKING:
+    from ..engine import Running
+
+
+class Checkpoints(Protocol):
+    """Where checkpoints are kept: the part of TaskStore that is needed here."""
+
+    def read_checkpoint(self, task_id: str) -> bytes: ...
+    def put_checkpoint(self, task_id: str, body: bytes) -> None: ...
+    def delete_checkpoint(self, task_id: str) -> None: ...
+
+
+class SavedSteps:
+    """One attempt's view of the checkpoint. ``may_exist``: an earlier attempt may have left one.
+
+    ``every``: seconds between two checkpoints of a running task; 0 for none.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, task_id: str, *, may_exist: bool, every: float = 0.0) -> None:
+        self._checkpoints, self._task_id = checkpoints, task_id
+        self._may_exist, self._every = may_exist, every
+        self._saved_at = time.monotonic()
+        self.step = 0
+        """Steps that need not be computed again, whatever becomes of this attempt."""
+
+    @property
+    def due(self) -> bool:
+        return bool(self._every) and time.monotonic() - self._saved_at >= self._every
+
+    def load(self) -> bytes:
+        """What an earlier attempt left behind; costs a request only where there may be something."""
+        return self._checkpoints.read_checkpoint(self._task_id) if self._may_exist else b""
+
+    def save(self, running: Running | None, step: int) -> int:
+        """Writes what is computed so far, ``step`` steps; returns the number of bytes, 0 where there is nothing."""
+        body = running.snapshot() if running else b""
+        if body:
+            self._may_exist = True
+            self._checkpoints.put_checkpoint(self._task_id, body)
+            self.step, self._saved_at = step, time.monotonic()
+        return len(body)
+
+    def clear(self) -> None:
+        """The task has ended. A failure leaves the checkpoint to the bucket's lifecycle rule."""
+        if not self._may_exist:
+            return
+        try:
+            self._checkpoints.delete_checkpoint(self._task_id)
+        except ServiceFault as fault:
+            logger.warning("a checkpoint was left behind", task_id=self._task_id, fault=fault.message)

@@ -1,0 +1,126 @@
+"""From an attempt to its end: the picture developed, uploaded and committed, or what went wrong written down."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING
+
+from ..contract.record import Record, Timings
+from ..errors import DarkroomError, Internal, LostRace, PipelineRefused, Suspended, WorkerBroken
+from ..logs import logger
+from ..task import inputs
+from ..task.budget import TAIL
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from ..aws.metrics import Metrics
+    from ..engine import Developed, Engine
+    from ..task.attempt import Attempt
+    from .lazy_engine import LazyEngine
+
+DISK_GONE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+
+
+class AttemptRunner:
+    """What a process does with the attempts that it holds."""
+
+    def __init__(self, pipeline: LazyEngine, meter: Metrics) -> None:
+        self._pipeline, self._metrics = pipeline, meter
+        self._tail = TAIL
+
+    def develop(self, attempt: Attempt, engine: Engine, began: float, place: ExitStack) -> None:
+        """To a terminal record, and returns; or to a released one, and raises why.
+
+        ``began`` (time.perf_counter) is when the attempt did; ``place`` holds the engine's place. Raises LostRace when
+        the task is another's by now, else a retryable fault: Suspended, WorkerBroken, Internal, ServiceFault, TimedOut.
+        """
+        try:
+            self._complete(attempt, engine, began, place)
+        except LostRace:
+            self._metrics.wasted(attempt.unsaved)
+            raise
+        except Suspended as fault:
+            _save(attempt)
+            self._metrics.wasted(attempt.unsaved)
+            attempt.release(fault)
+            raise
+        except DarkroomError as fault:
+            self._end(attempt, fault)
+        except (TypeError, ValueError) as fault:
+            # A stock pipeline's own check of its arguments: no other try would end otherwise.
+            logger.exception("the pipeline refused", task_id=attempt.record.task_id)
+            self._end(attempt, PipelineRefused(f"the pipeline refused the request: {fault}"))
+        except Exception as fault:
+            logger.exception("the pipeline broke", task_id=attempt.record.task_id)
+            self._end(attempt, _named(fault))
+
+    def _complete(self, attempt: Attempt, engine: Engine, began: float, place: ExitStack) -> None:
+        request = attempt.record.request
+        if request is None:
+            raise Internal("a claimed record has a request")
+        attempt.budget.tail = self._tail
+        image = inputs.body_of(attempt.record, attempt.input)
+        developed = engine.develop(request, attempt, attempt.saved.load(), image)
+        place.close()  # encoding and upload need no place: the next task starts meanwhile
+        encoding = time.perf_counter()
+        encoded = engine.encode(developed, request)
+        uploading = time.perf_counter()
+        images = [attempt.upload(index, image) for index, image in enumerate(encoded)]
+        ended = time.perf_counter()
+        # Of the last tasks more than of the first ones, which came cold.
+        self._tail = (self._tail + developed.decode + ended - encoding) / 2
+        cold = self._pipeline.take_cold_start()
+        timings = _timings(
+            attempt.record,
+            developed,
+            load=engine.load_seconds if cold else 0.0,
+            encode=uploading - encoding,
+            upload=ended - uploading,
+            total=ended - began,
+        )
+        attempt.complete(images, timings, batch_size=developed.batch_size, cold_start=cold)
+        self._metrics.completed(attempt.record, developed)
+        logger.info("completed", task_id=attempt.record.task_id, seconds=timings.total)
+
+    def _end(self, attempt: Attempt, fault: DarkroomError) -> None:
+        """A permanent fault ends the task; a passing one, or one of this worker, gives it back."""
+        if not fault.retryable:
+            attempt.fail(fault)
+            self._metrics.failed(fault.code)
+            logger.warning("failed", task_id=attempt.record.task_id, code=fault.code, fault=fault.message)
+            return
+        if isinstance(fault, WorkerBroken):
+            _save(attempt)
+        self._metrics.wasted(attempt.unsaved)
+        attempt.release(fault)
+        raise fault
+
+
+def _save(attempt: Attempt) -> None:
+    """Without a checkpoint the task starts anew: slower, and no reason to keep it from others."""
+    try:
+        logger.info("saved", task_id=attempt.record.task_id, bytes=attempt.save())
+    except Exception as fault:
+        logger.warning("not saved", task_id=attempt.record.task_id, fault=f"{type(fault).__name__}: {fault}")
+
+
+def _named(fault: Exception) -> DarkroomError:
+    if isinstance(fault, OSError) and fault.errno in DISK_GONE:
+        return WorkerBroken(f"the worker's disk: {fault.strerror}")
+    return Internal(f"the pipeline broke: {type(fault).__name__}: {fault}")
+
+
+def _timings(record: Record, developed: Developed, *, load: float, **clocked: float) -> Timings:
+    started = record.started_at or record.created_at
+    waited = (started - record.created_at).total_seconds()
+    seconds = {
+        "queue": max(0.0, waited - load),
+        "load": min(load, waited),
+        "text": developed.text,
+        "denoise": developed.denoise,
+        "decode": developed.decode,
+        **clocked,
+    }
+    return Timings(**{name: round(value, 4) for name, value in seconds.items()})

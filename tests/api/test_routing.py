@@ -1,0 +1,204 @@
+"""What the API says where there is nothing to do: paths, methods, sizes, types; and where it believes it is."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from handler.api.routing import Api, Call, Reply, answer
+from handler.contract.health import report
+from handler.contract.paths import PATHS
+from handler.contract.request import MAX_BODY
+from handler.errors import QuotaExceeded, ServiceFault
+
+from ..support import Clock, answer_of, http_event
+
+if TYPE_CHECKING:
+    from handler.api.results import Status
+    from handler.api.submission import Submit
+    from handler.aws.store import TaskStore
+    from handler.settings import Settings
+
+VERSIONS = ["1.0", "2.0"]
+
+
+def headers_of(response: dict[str, Any]) -> dict[str, str]:
+    """In either format, each header once."""
+    many = response.get("multiValueHeaders", {})
+    return {**response.get("headers", {}), **{name: value for name, (value,) in many.items()}}
+
+
+def envelope(response: dict[str, Any]) -> tuple[int, str]:
+    status, body = answer_of(response)
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message", "details"}
+    return status, body["error"]["code"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/generate", "POST, OPTIONS"),
+        ("GET", "/generate", "POST, OPTIONS"),
+        ("PATCH", "/results/mine", "GET, HEAD, DELETE, OPTIONS"),
+        ("PUT", "/health", "GET, HEAD, OPTIONS"),
+        ("BREW", "/generate/mine/retry", "POST, OPTIONS"),
+    ],
+)
+def test_a_method_that_the_path_does_not_take(status: Status, method: str, path: str, allow: str, version: str) -> None:
+    response = status.handle(http_event(method, path, version=version), None)
+    assert envelope(response) == (405, "INVALID_REQUEST")
+    assert headers_of(response)["Allow"] == allow
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/results/mine"), ("DELETE", "/generate"), ("POST", "/health")])
+def test_the_other_handler_says_the_same(submit: Submit, method: str, path: str) -> None:
+    response = submit.handle(http_event(method, path, body="{}"), None)
+    assert envelope(response) == (405, "INVALID_REQUEST")
+    assert "OPTIONS" in headers_of(response)["Allow"]
+
+
+def test_every_path_has_its_handler(submit: Submit, status: Status) -> None:
+    served = {*submit._api._routes, *status._api._routes}
+    assert served == {f"{method} {path}" for path, methods in PATHS.items() for method in methods}
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/results/", "/results/a/b", "/generate/", "/generate/a/b", "//health", ""]
+)
+def test_nothing_there(status: Status, path: str) -> None:
+    assert envelope(status.handle(http_event("GET", path), None)) == (404, "NOT_FOUND")
+    assert envelope(status.handle(http_event("OPTIONS", path), None)) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_options(status: Status, version: str) -> None:
+    response = status.handle(http_event("OPTIONS", "/results/mine", version=version), None)
+    assert (response["statusCode"], response["body"]) == (204, "")
+    assert headers_of(response)["Allow"] == "GET, HEAD, DELETE, OPTIONS"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_head_is_a_get_without_a_body(submit: Submit, status: Status, version: str) -> None:
+    submit.submit('{"prompt": "fox", "task_id": "mine"}')
+    got = status.handle(http_event("GET", "/results/mine", version=version), None)
+    told = status.handle(http_event("HEAD", "/results/mine", version=version), None)
+    assert told == {**got, "body": ""}
+    assert status.handle(http_event("HEAD", "/results/nobody"), None)["statusCode"] == 404
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "multipart/form-data; boundary=x", "image/png", "application/jsonx", "?"]
+)
+def test_a_body_that_is_not_json(submit: Submit, store: TaskStore, kind: str) -> None:
+    event = http_event("POST", "/generate", body='{"prompt": "fox"}', headers={"Content-Type": kind})
+    response = submit.handle(event, None)
+    assert envelope(response) == (415, "INVALID_REQUEST")
+    assert json.loads(response["body"])["error"]["details"][0]["field"] == "Content-Type"
+    assert store.read("fresh-id") is None
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/json",
+        "Application/JSON; charset=utf-8",
+        "application/vnd.a+json",
+        "application/x-www-form-urlencoded",
+    ],
+)
+def test_what_counts_as_json(submit: Submit, kind: str) -> None:
+    """The last is curl's and urllib's word for a body of which nobody told them anything."""
+    event = http_event("POST", "/generate", body='{"prompt": "fox"}', headers={"content-type": kind})
+    assert submit.handle(event, None)["statusCode"] == 202
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_body_that_is_too_large(submit: Submit, encoded: bool) -> None:
+    def event(size: int) -> dict[str, Any]:
+        body = '{"prompt": "fox"}'.ljust(size)
+        sent = base64.b64encode(body.encode()).decode() if encoded else body
+        return {**http_event("POST", "/generate", body=sent), "isBase64Encoded": encoded}
+
+    assert submit.handle(event(MAX_BODY), None)["statusCode"] == 202
+    assert envelope(submit.handle(event(MAX_BODY + 1), None)) == (413, "INVALID_REQUEST")
+
+
+def test_when_to_come_again(submit: Submit, status: Status, settings: Settings, store: TaskStore, clock: Clock) -> None:
+    store.write_health(report(settings, clock(), card=None, reason="gone"))
+    response = submit.handle(http_event("POST", "/generate", body='{"prompt": "fox"}'), None)
+    assert envelope(response) == (503, "MODEL_UNAVAILABLE")
+    assert headers_of(response)["Retry-After"] == "30"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "after"),
+    [
+        (QuotaExceeded("none left of 10 today", 3599.2), 429, "QUOTA_EXCEEDED", "3600"),
+        (ServiceFault("S3 failed to read"), 503, "INTERNAL", "5"),
+        (ZeroDivisionError("a secret"), 500, "INTERNAL", None),
+    ],
+)
+def test_faults_on_our_side(fault: Exception, status: int, code: str, after: str | None, version: str) -> None:
+    def route(_: Call) -> Reply:
+        raise fault
+
+    response = Api({"GET /health": route})(http_event("GET", "/health", version=version), None)
+    assert envelope(response) == (status, code)
+    assert headers_of(response).get("Retry-After") == after
+    assert headers_of(response)["Cache-Control"] == "no-store"
+    assert "secret" not in response["body"]
+
+
+def rest(at: str, /, **about: Any) -> dict[str, Any]:
+    event = http_event("POST", at)
+    return {**event, "requestContext": {**event["requestContext"], **about}}
+
+
+@pytest.mark.parametrize(
+    ("event", "base"),
+    [
+        (
+            rest("/generate", domainName="a1.execute-api.eu-central-1.amazonaws.com", stage="v1", path="/v1/generate"),
+            "https://a1.execute-api.eu-central-1.amazonaws.com/v1",
+        ),
+        (rest("/generate", domainName="api.example.com", stage="v1", path="/generate"), "https://api.example.com"),
+        (
+            rest("/generate", domainName="api.example.com", stage="v1", path="/art/generate"),
+            "https://api.example.com/art",
+        ),
+        (rest("/generate", domainName="api.example.com", stage="v1"), "https://api.example.com/v1"),
+        (
+            http_event("POST", "/generate", version="2.0")
+            | {"requestContext": {"domainName": "f.lambda-url.aws", "stage": "$default", "http": {"method": "POST"}}},
+            "https://f.lambda-url.aws",
+        ),
+        (
+            http_event("POST", "/v1/generate", version="2.0")
+            | {"requestContext": {"domainName": "h.aws", "stage": "v1", "http": {"method": "POST"}}},
+            "https://h.aws/v1",
+        ),
+        (http_event("POST", "/generate", headers={"Host": "127.0.0.1:8000"}), "http://127.0.0.1:8000"),
+        (http_event("POST", "/generate", headers={"Host": 'a"b'}), ""),
+        (http_event("POST", "/generate"), ""),
+    ],
+)
+def test_where_the_api_is(submit: Submit, event: dict[str, Any], base: str) -> None:
+    response = submit.handle({**event, "body": '{"prompt": "fox"}'}, None)
+    status, told = answer_of(response)
+    assert status == 202
+    assert told["status_url"] == told["cancel_url"] == f"{base}/results/fresh-id"
+    assert told["result_url"] == f"{base}/results/fresh-id?wait=20"
+    assert headers_of(response)["Location"] == told["status_url"]
+
+
+def test_bytes_travel_as_base64() -> None:
+    api = Api({"GET /docs": lambda _: Reply(200, b"\xff\x00", "image/png"), "GET /health": lambda _: answer(200, {})})
+    response = api(http_event("GET", "/docs"), None)
+    assert (response["isBase64Encoded"], base64.b64decode(response["body"])) == (True, b"\xff\x00")
+    assert headers_of(response) == {"Content-Type": "image/png", "X-Content-Type-Options": "nosniff"}

@@ -1,0 +1,88 @@
+"""What ECS's agent hears of a worker."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from handler.aws.scale_in import ScaleInProtection
+from handler.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HEARD: list[tuple[str, dict[str, Any]]] = []
+ANSWERS: list[tuple[int, dict[str, Any]]] = []
+
+
+class _Agent(BaseHTTPRequestHandler):
+    def do_PUT(self) -> None:
+        HEARD.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+        status, answer = ANSWERS.pop(0) if ANSWERS else (200, {"protection": {"ProtectionEnabled": True}})
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def agent() -> Iterator[str]:
+    HEARD.clear()
+    ANSWERS.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Agent)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/api/some-task"
+    server.shutdown()
+    server.server_close()
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_ecs_hears_when_work_begins_and_ends(agent: str) -> None:
+    busy = threading.Event()
+    protection = ScaleInProtection(Settings(ecs_agent_uri=agent), busy.is_set, every=0.01)
+    protection.start()
+    time.sleep(0.1)
+    assert HEARD == []  # idle from the start: nothing to tell
+    busy.set()
+    until(lambda: len(HEARD) == 1)
+    time.sleep(0.1)
+    busy.clear()
+    until(lambda: len(HEARD) == 2)
+    protection.stop()
+    path = "/api/some-task/task-protection/v1/state"
+    assert [
+        (path, {"ProtectionEnabled": True, "ExpiresInMinutes": 10}),
+        (path, {"ProtectionEnabled": False}),
+    ] == HEARD
+
+
+@pytest.mark.parametrize("answer", [(200, {"failure": {"Reason": "DEPLOYMENT_BLOCKED"}}), (500, {}), (200, {})])
+def test_what_ecs_did_not_take_is_told_again(agent: str, answer: tuple[int, dict[str, Any]]) -> None:
+    ANSWERS.append(answer)
+    protection = ScaleInProtection(Settings(ecs_agent_uri=agent), lambda: True, every=0.01)
+    protection.start()
+    until(lambda: len(HEARD) == 2)
+    time.sleep(0.1)
+    protection.stop()
+    assert len(HEARD) == 2
+
+
+def test_outside_ecs_nobody_is_told() -> None:
+    before = threading.active_count()
+    ScaleInProtection(Settings(), lambda: True).start()
+    assert threading.active_count() == before

@@ -1,0 +1,140 @@
+"""The last word on a task whose message the queue has given up on."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from handler.aws.queue import TaskQueue
+from handler.care.deadletters import DeadLetters
+from handler.contract.record import Record
+from handler.errors import Internal
+
+from ..support import Clock, PlainEngine, event_of, held, record_of, sqs_event
+
+if TYPE_CHECKING:
+    from handler.api.submission import Submit
+    from handler.aws.store import TaskStore
+    from handler.cli.local.aws import Resources
+    from handler.settings import Settings
+    from handler.work.serving import Generate
+
+FOX = '{"prompt": "fox", "task_id": "mine"}'
+CONSUMED: dict[str, object] = {"batchItemFailures": []}
+
+
+def stays(*names: str) -> dict[str, object]:
+    return {"batchItemFailures": [{"itemIdentifier": name} for name in names]}
+
+
+@pytest.fixture
+def dead_queue(settings: Settings, resources: Resources) -> TaskQueue:
+    return TaskQueue(settings, resources.dead_letter_queue_url)
+
+
+@pytest.fixture
+def letters(settings: Settings, store: TaskStore, dead_queue: TaskQueue, clock: Clock) -> DeadLetters:
+    return DeadLetters(settings, store, dead_queue, now=clock, new_seed=lambda: 7)
+
+
+def test_a_waiting_task_fails_with_its_last_fault(
+    letters: DeadLetters, generate: Generate, store: TaskStore, plain: PlainEngine
+) -> None:
+    plain.fault = Internal("the device is in a bad mood")
+    for _ in range(2):
+        generate.handle(sqs_event(FOX, ids=["m"]), None)
+    assert letters.handle(sqs_event(FOX, ids=["m"]), None) == CONSUMED
+    record = record_of(store, "mine")
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error.code == "RETRIES_EXHAUSTED"
+    assert record.error.message == "given up after 2 attempts; the last fault: INTERNAL: the device is in a bad mood"
+    assert [one.outcome for one in record.attempts] == ["released", "released"]
+    assert [one.message for one in record.attempts] == ["the device is in a bad mood"] * 2
+
+
+def test_a_task_whose_workers_all_died_says_so(letters: DeadLetters, store: TaskStore, clock: Clock) -> None:
+    held(store, clock, message_id="m")
+    clock.forward(61)
+    assert letters.handle(sqs_event(FOX, ids=["m"]), None) == CONSUMED
+    record = record_of(store, "mine")
+    assert record.error is not None
+    assert record.error.message == "given up after 1 attempt; the last fault: its worker was not heard of again"
+    assert [(one.owner, one.outcome) for one in record.attempts] == [("elsewhere", "expired")]
+
+
+def test_a_living_attempt_is_waited_for(
+    letters: DeadLetters, store: TaskStore, dead_queue: TaskQueue, clock: Clock
+) -> None:
+    dead_queue.send(FOX)
+    (message,) = dead_queue.receive(wait=1, hidden=1)
+    held(store, clock, message_id=message.message_id)
+    assert letters.handle(event_of(message), None) == stays(message.message_id)
+    time.sleep(1.5)
+    assert dead_queue.receive(wait=0) == []  # hidden until the lease ends
+    clock.forward(61)
+    assert letters.handle(event_of(message), None) == CONSUMED
+    assert record_of(store, "mine").status == "failed"
+
+
+def test_a_duplicate_of_a_living_attempt_goes(letters: DeadLetters, store: TaskStore, clock: Clock) -> None:
+    held(store, clock, message_id="another")
+    assert letters.handle(sqs_event(FOX, ids=["m"]), None) == CONSUMED
+    assert record_of(store, "mine").status == "processing"
+
+
+@pytest.mark.parametrize("end", ["completed", "cancelled"])
+def test_an_ended_task_stays_as_it_is(
+    letters: DeadLetters, generate: Generate, submit: Submit, store: TaskStore, end: str
+) -> None:
+    submit.submit(FOX)
+    if end == "completed":
+        generate.handle(sqs_event(FOX), None)
+    else:
+        submit.cancel("mine")
+    before = record_of(store, "mine")
+    assert letters.handle(sqs_event(FOX), None) == CONSUMED
+    assert record_of(store, "mine") == before
+
+
+def test_another_tasks_record_is_never_touched(letters: DeadLetters, submit: Submit, store: TaskStore) -> None:
+    submit.submit(FOX)
+    assert letters.handle(sqs_event('{"prompt": "owl", "task_id": "mine"}'), None) == CONSUMED
+    assert record_of(store, "mine").status == "pending"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [('{"prompt": "fox"}', "no attempt ever began"), ("nonsense", "no valid request")],
+)
+def test_a_message_that_no_worker_ever_saw_gets_a_record(
+    letters: DeadLetters, store: TaskStore, body: str, words: str
+) -> None:
+    assert letters.handle(sqs_event(body, ids=["m-1"]), None) == CONSUMED
+    record = record_of(store, "m-1")
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error.code == "RETRIES_EXHAUSTED"
+    assert words in record.error.message
+    (listed,), _ = store.newest(1)
+    assert Record.from_json(listed.body) == record
+
+
+def test_a_poison_message_ends_there_by_itself(
+    generate: Generate, letters: DeadLetters, queue: TaskQueue, dead_queue: TaskQueue, store: TaskStore, plain: Any
+) -> None:
+    """Through SQS's own counting: as often received as the queue allows, then dead."""
+    plain.fault = Internal("broken")
+    task_id = queue.send(json.dumps({"prompt": "fox"}))
+    for _ in range(3):
+        (message,) = queue.receive(wait=1)
+        assert generate.handle(event_of(message), None) == stays(task_id)
+        queue.hide(message.receipt_handle, 0)
+    assert queue.receive(wait=1) == []
+    (dead,) = dead_queue.receive(wait=1)
+    assert dead.message_id == task_id
+    assert letters.handle(event_of(dead), None) == CONSUMED
+    assert record_of(store, task_id).status == "failed"

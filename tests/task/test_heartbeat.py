@@ -1,0 +1,84 @@
+"""The heartbeat under slow and failing calls: one attempt's trouble is its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from handler.task.heartbeat import Heartbeat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from handler.task.attempt import Attempt
+
+
+class Beating:
+    """An attempt that counts its signs of life; ``slow`` is what its call to S3 waits for."""
+
+    def __init__(self, slow: threading.Event | None = None) -> None:
+        self.beats: list[float] = []
+        self.hides = 0
+        self.slow = slow
+        self.wound_up: list[float] = []
+
+    def beat(self) -> None:
+        self.beats.append(time.monotonic())
+        if self.slow is not None:
+            self.slow.wait(30)
+
+    def keep_hidden(self) -> None:
+        self.hides += 1
+
+    def suspend_by(self, finish_by: float) -> None:
+        self.wound_up.append(finish_by)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never became true")
+
+
+def as_attempt(beating: Beating) -> Attempt:
+    return cast("Any", beating)  # type: ignore[no-any-return]
+
+
+def test_a_slow_call_delays_nothing_but_itself() -> None:
+    over = threading.Event()
+    slow, quick = Beating(over), Beating()
+    heartbeat = Heartbeat(0.02, 0.0, lambda: 0.5)
+    with heartbeat.watching(as_attempt(slow)), heartbeat.watching(as_attempt(quick)):
+        wait_until(lambda: len(quick.beats) > 20 and slow.hides > 20)
+        assert len(slow.beats) == 1  # never two at a time
+        over.set()
+        wait_until(lambda: len(slow.beats) > 5)
+
+
+def test_the_first_sign_waits_and_the_last_is_the_last() -> None:
+    beating = Beating()
+    heartbeat = Heartbeat(0.02, 0.2, lambda: 0.5)
+    began = time.monotonic()
+    with heartbeat.watching(as_attempt(beating)):
+        wait_until(lambda: len(beating.beats) > 3)
+    assert beating.beats[0] - began >= 0.2
+    time.sleep(0.1)  # what was under way ends
+    count = len(beating.beats)
+    time.sleep(0.2)
+    assert len(beating.beats) == count
+
+
+def test_signs_are_jittered() -> None:
+    assert [Heartbeat(2.0, 0.0, lambda: chance).pause() for chance in (0.0, 0.5, 1.0)] == [1.6, 2.0, 2.4]  # noqa: B023
+
+
+def test_who_comes_late_hears_of_the_end_too() -> None:
+    early, late = Beating(), Beating()
+    heartbeat = Heartbeat(1.0, 1.0, lambda: 0.5)
+    with heartbeat.watching(as_attempt(early)):
+        heartbeat.suspend(123.0)
+        with heartbeat.watching(as_attempt(late)):
+            assert (early.wound_up, late.wound_up) == ([123.0], [123.0])
