@@ -1,4 +1,4 @@
-"""The README's commands, run by a shell with the real AWS command line against MiniStack, in their order."""
+"""The commands of infra/README.md, run by a shell with the real AWS command line against MiniStack, in their order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .template import EXAMPLES, INFRA
 pytestmark = pytest.mark.infra
 
 ROOT = INFRA.parent
-DEPLOY = (ROOT / "README.md").read_text().partition("\n## Deploy\n")[2].partition("\n### What it costs\n")[0]
+DEPLOY = (INFRA / "README.md").read_text().partition("\n## Deploy\n")[2].partition("\n## ")[0]
 COMMANDS = "".join(re.findall(r"```sh\n(.*?)```", DEPLOY, re.DOTALL)).splitlines()
 NOT_HERE = {
     "docker login": "no registry here",
