@@ -106,7 +106,7 @@ $(MINISTACK)/installed: Makefile
 	$(MINISTACK)/bin/pip install --quiet ministack==1.5.33
 	touch $@
 
-# The README's commands are run with the real command line, which pins its botocore and so lives apart.
+# The commands of infra/README.md are run with the real command line, which pins its botocore and so lives apart.
 $(AWSCLI)/installed: Makefile
 	$(PYTHON) -m venv $(AWSCLI)
 	$(AWSCLI)/bin/pip install --quiet awscli==1.46.3

@@ -35,7 +35,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ministack", metavar="PYTHON", help="run against the MiniStack installed for this interpreter")
-    parser.addoption("--awscli", metavar="AWS", help="the AWS command line to run the README's commands with")
+    parser.addoption("--awscli", metavar="AWS", help="the AWS command line to run the commands of infra/README.md with")
 
 
 DRAW = (

@@ -1,4 +1,4 @@
-"""Whether a worker is alive: ``python -m handler.alive``, the container's health check.
+"""Whether a worker is alive: ``python -m handler.work.liveness``, the container's health check.
 
 The worker touches ``ALIVE_FILE`` at every turn of its loop; this looks how old the touch is, and loads nothing else.
 """

@@ -96,7 +96,9 @@ def test_a_wheel_carries_the_page(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, tmp_path], cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert {f"handler/api/page/{file.name}" for file in FOLDER.iterdir()} <= set(archive.namelist())
+        names = set(archive.namelist())
+    assert {f"handler/api/page/{file.name}" for file in FOLDER.iterdir()} <= names
+    assert "handler/README.md" not in names  # for those who read the repository
 
 
 def test_every_field_of_the_card_becomes_one_of_the_form(status: Status) -> None:

@@ -13,7 +13,7 @@ from handler.api.pricing import PRICES, Plan, Speed, measured, plans, prices
 from handler.cli.main import app
 from handler.errors import InvalidRequest
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "infra/README.md").read_text()
 FREE: dict[str, Any] = dict.fromkeys(("lambda_request", "api_request", "s3_put", "s3_get", "sqs_request"), 0.0)
 TABLE = {**FREE, "lambda_gb_second": {"x86_64": 0.0}, "hosts": {"gpu": 1.0}}
 
@@ -82,7 +82,7 @@ def test_a_result_tells_its_speed(tmp_path: Path) -> None:
 
 
 def test_the_readmes_table_is_what_the_command_says() -> None:
-    lines = README.partition("### What it costs")[2].partition("### ")[0].splitlines()
+    lines = README.partition("\n## What it costs\n")[2].partition("\n## ")[0].splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")][2:]
     assert len(rows) == 7
     options: list[str] = []

@@ -1,4 +1,4 @@
-"""The figures as one table, the README's."""
+"""The figures as one table, that of tests/README.md."""
 
 from __future__ import annotations
 

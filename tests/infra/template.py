@@ -175,7 +175,7 @@ EXAMPLES = {
     "ModelRevision": ["main"],
     "KmsKeyArn": ["arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"],
     "AlarmEmail": ["somebody@example.com"],
-    "RunbookUrl": ["https://example.com/README.md"],
+    "RunbookUrl": ["https://example.com/infra/README.md"],
     "Stack": ["darkroom"],
     "VpcId": ["vpc-0123456789abcdef0"],
     "SubnetIds": ["subnet-0123456789abcdef0,subnet-0123456789abcdef1"],

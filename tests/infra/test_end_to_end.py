@@ -173,7 +173,7 @@ def test_cancel_refuse_and_repeat(caller: Caller, apple: dict[str, Any]) -> None
 
 @pytest.fixture(scope="module")
 def other(running: Stack) -> Caller:
-    """Another tenant: a key of its own in the same usage plan, made as the README says."""
+    """Another tenant: a key of its own in the same usage plan, made as infra/README.md says."""
     gateway = running.aws.client("apigateway")
     key = gateway.create_api_key(name="other", enabled=True)
     gateway.create_usage_plan_key(usagePlanId=running.outputs["UsagePlanId"], keyId=key["id"], keyType="API_KEY")

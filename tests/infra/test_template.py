@@ -1,4 +1,4 @@
-"""The template by itself: linted with all its edges, and in step with the settings, the handlers and the README."""
+"""The template by itself: linted with all its edges, and in step with the settings, the handlers and their document."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .template import EXAMPLES, FILES, INFRA, Template, api_hash, edges, read
 pytestmark = pytest.mark.infra
 
 BODY, ALARMS = read("template.yaml"), read("alarms.yaml")
-README = (INFRA.parent / "README.md").read_text()
+README = (INFRA / "README.md").read_text()
 PSEUDO = {
     "AWS::StackName": "darkroom",
     "AWS::Region": "us-east-1",
