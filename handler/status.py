@@ -8,11 +8,11 @@ from .api.results import build
 from .logs import warm
 
 if TYPE_CHECKING:
-    from .api.routing import Answer, Event
+    from .api.routing import Event, LambdaResponse
 
 app = warm(build)
 
 
-def handle(event: Event, context: Any) -> Answer:
+def handle(event: Event, context: Any) -> LambdaResponse:
     """Answers an event of API Gateway, in either payload format."""
     return app().handle(event, context)

@@ -88,7 +88,7 @@ class Worker:
         No message is taken while it loads: nothing would keep it from others, and it would count as received.
         """
         self._loading.start()
-        while free := self._wait_for_place():
+        while free := self._wait_for_slot():
             for message in self._poller.receive(min(free, MOST_MESSAGES)):
                 with self._free:
                     self._running += 1
@@ -120,7 +120,7 @@ class Worker:
             self._free.notify_all()
         return None
 
-    def _wait_for_place(self) -> int:
+    def _wait_for_slot(self) -> int:
         """The number of free places, once there is one; 0 when it is time to stop. Shows that it is alive meanwhile."""
         with self._free:
             liveness.touch(self._alive_file)

@@ -42,7 +42,7 @@ def bake(context: Path, weights: Path, cache: Path) -> None:
     folder = weights / name
     shutil.copytree(found, folder)
     # bfloat16: half the memory, and the card does not depend on it.
-    _, card = load(replace(settings, model_id=str(folder), model_revision="", device="cpu", dtype="bfloat16"))
+    _, card = load_pipeline(replace(settings, model_id=str(folder), model_revision="", device="cpu", dtype="bfloat16"))
     card = card.model_copy(update={"id": name, "revision": revision, "dtype": "auto"})
     (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n")
 
@@ -55,7 +55,7 @@ if __name__ == "__main__":
 
     from handler.aws.weights import fetch_model
     from handler.contract.health import CARD_FILE
-    from handler.engine.loading import load
+    from handler.engine.loading import load_pipeline
     from handler.settings import Settings
 
     bake(*(Path(argument) for argument in sys.argv[1:4]))

@@ -16,7 +16,7 @@ from handler.contract.card import Defaults, ModelCard
 from handler.contract.record import Lease, ModelRef, Record
 from handler.contract.request import GenerationRequest
 from handler.engine import Developed, EncodedImage
-from handler.engine.imaging import encode
+from handler.engine.imaging import encode_image
 from handler.task import moves
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class PlainEngine:
     _places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(4))
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
         with self._places:
             yield
 
@@ -110,7 +110,7 @@ class PlainEngine:
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
         pairs = zip(developed.pictures, request.seeds(), strict=True)
-        return [encode(picture, request.output_format, request.quality, seed) for picture, seed in pairs]
+        return [encode_image(picture, request.output_format, request.quality, seed) for picture, seed in pairs]
 
     def close(self) -> None:
         """Holds nothing."""

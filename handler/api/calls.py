@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..contract.ids import TASK_ID
 from ..contract.request import MAX_BODY, GenerationRequest
 from ..errors import FieldError, InvalidRequest, TooLarge, UnsupportedMediaType
-from .routing import Call, Reply, answer
+from .routing import Call, Reply, json_reply
 
 if TYPE_CHECKING:
     from ..contract.record import Record
@@ -19,7 +19,7 @@ JSON_TYPE = r"(?i)\s*(application/([\w.-]+\+)?json|application/x-www-form-urlenc
 """What a body may say it is. The last is what curl and urllib say when nobody told them, which tells nothing."""
 
 
-def json_of(call: Call) -> bytes:
+def json_body(call: Call) -> bytes:
     """The call's body. Raises UnsupportedMediaType and TooLarge."""
     kind = call.headers.get("Content-Type", "")
     body = call.body()
@@ -30,7 +30,7 @@ def json_of(call: Call) -> bytes:
     return body
 
 
-def told(call: Call, record: Record, status: int = 202) -> Reply:
+def task_reply(call: Call, record: Record, status: int = 202) -> Reply:
     """What became of a task, and where to ask for it."""
     at = f"{call.base}/results/{record.task_id}"
     ask = "" if record.status == "cancelled" else f"; ask for it at /results/{record.task_id}"
@@ -42,15 +42,15 @@ def told(call: Call, record: Record, status: int = 202) -> Reply:
         "result_url": f"{at}?wait=20",
         "cancel_url": at,
     }
-    return answer(status, told, {"Location": at} if status == 202 else None)
+    return json_reply(status, told, {"Location": at} if status == 202 else None)
 
 
-def trace_of(call: Call) -> str | None:
+def trace_header(call: Call) -> str | None:
     trace = call.headers.get("X-Amzn-Trace-Id", "")
     return trace if fullmatch(TRACE, trace) else None
 
 
-def name_of(request: GenerationRequest, key: str | None) -> str | None:
+def task_id_of(request: GenerationRequest, key: str | None) -> str | None:
     """The name that the caller gave the task, in the body or as ``Idempotency-Key``."""
     if key is None:
         return request.task_id

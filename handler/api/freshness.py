@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..aws.s3 import Stored
 
-ASK_AGAIN, MOST_RETRY_AFTER = 2, 5
+DEFAULT_RETRY_AFTER, MOST_RETRY_AFTER = 2, 5
 """Seconds: where nobody knows how long a task will take, and the most: an ETA made from the first steps is often
 far too long, previews change meanwhile, and a task may be cancelled before its time."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 1.0
@@ -47,7 +47,7 @@ def retry_after(record: dict[str, Any]) -> dict[str, str]:
     if record["status"] in TERMINAL:
         return {}
     eta = (record["progress"] or {}).get("eta_seconds")
-    seconds = ASK_AGAIN if eta is None else min(MOST_RETRY_AFTER, max(1, math.ceil(eta)))
+    seconds = DEFAULT_RETRY_AFTER if eta is None else min(MOST_RETRY_AFTER, max(1, math.ceil(eta)))
     return {"Retry-After": str(seconds)}
 
 
@@ -60,7 +60,7 @@ def seconds_to_wait(text: str | None) -> int:
     return int(text)
 
 
-def pauses() -> Iterator[float]:
+def poll_intervals() -> Iterator[float]:
     """Seconds between the reads of a long poll: a task that is done at once is seen at once."""
     pause = FIRST_PAUSE
     while True:

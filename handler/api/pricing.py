@@ -34,7 +34,7 @@ class Speed:
     step: float
     other: float = 0.0
 
-    def image(self, steps: int) -> float:
+    def image_seconds(self, steps: int) -> float:
         return steps * self.step + self.other
 
 
@@ -63,8 +63,8 @@ def prices(file: Path = PRICES) -> dict[str, Any]:
 
 def plans(rate: float, steps: int, speed: Speed, table: dict[str, Any], *, memory: int = 3008) -> list[Plan]:
     """One for each kind of host, for ``rate`` images an hour; ``memory`` in MB is the Lambda function's."""
-    seconds = speed.image(steps)
-    beside = around(seconds, table)
+    seconds = speed.image_seconds(steps)
+    beside = overhead(seconds, table)
     made = []
     for name, price in table["lambda_gb_second"].items():
         # Billed by the millisecond while it draws: what nobody asks for costs nothing.
@@ -82,7 +82,7 @@ def _busy(rate: float, seconds: float) -> int:
     return max(1, math.ceil(rate * seconds / 3600 / MOST_BUSY))
 
 
-def around(seconds: float, table: dict[str, Any]) -> float:
+def overhead(seconds: float, table: dict[str, Any]) -> float:
     """Dollars of a task's way to its worker and back, each question for the result included."""
     polls = 1 + math.ceil(seconds / POLL_EVERY)
     light = table["lambda_request"] + LIGHT_GB_SECONDS * table["lambda_gb_second"]["x86_64"]
@@ -90,7 +90,7 @@ def around(seconds: float, table: dict[str, Any]) -> float:
     return float(calls + PUTS * table["s3_put"] + GETS * table["s3_get"] + MESSAGES * table["sqs_request"])
 
 
-def measured(result: dict[str, Any]) -> tuple[Speed, int]:
+def speed_of(result: dict[str, Any]) -> tuple[Speed, int]:
     """The speed that a completed task shows, and its steps. Raises InvalidRequest where there is none.
 
     ``result`` is what ``darkroom status --json`` prints. Its seconds are shared by the tasks of its batch.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..contract.health import Measured
-from .pricing import around, prices
+from .pricing import overhead, prices
 
 if TYPE_CHECKING:
     from ..contract.card import ModelCard
@@ -61,4 +61,4 @@ def _dollars(seconds: float | None, host: str | None) -> tuple[float | None, str
         source += ", of an hour that is used in full"
     else:
         return None, f"{host} has no price here"
-    return drawing + around(seconds, table), source
+    return drawing + overhead(seconds, table), source

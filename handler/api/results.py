@@ -21,7 +21,7 @@ from ..errors import FieldError, InvalidRequest, NotFound
 from . import freshness
 from .health import ModelHealth
 from .pages import Pages
-from .routing import Answer, Api, Call, Event, Reply, answer
+from .routing import Api, Call, Event, LambdaResponse, Reply, json_reply
 from .tenants import tenant_of
 
 if TYPE_CHECKING:
@@ -57,27 +57,27 @@ class Status:
         self._health = ModelHealth(store, settings, now)
         self._api = Api(
             {
-                "GET /results": self._own(Status._results),
-                "GET /results/{task_id}": self._own(Status._result),
+                "GET /results": self._per_tenant(Status._results),
+                "GET /results/{task_id}": self._per_tenant(Status._result),
                 "GET /models": self._models,
-                "GET /health": lambda _: answer(200, {"status": "ok", **self._health.current()}),
+                "GET /health": lambda _: json_reply(200, {"status": "ok", **self._health.current()}),
                 "GET /openapi.json": self._openapi,
                 "GET /docs": self._docs,
                 **Pages(store.presign_any).routes,
             }
         )
 
-    def of(self, tenant: str | None) -> Status:
+    def for_tenant(self, tenant: str | None) -> Status:
         """The same for one tenant: it tells of that one's tasks and no others."""
-        whose = copy(self)
-        whose._store = self._store.of(tenant)
-        return whose
+        other = copy(self)
+        other._store = self._store.for_tenant(tenant)
+        return other
 
-    def _own(self, route: Route) -> Route:
+    def _per_tenant(self, route: Route) -> Route:
         """The route, for the tasks of whoever calls."""
-        return lambda call, **named: route(self.of(tenant_of(call.event, self._settings)), call, **named)
+        return lambda call, **named: route(self.for_tenant(tenant_of(call.event, self._settings)), call, **named)
 
-    def handle(self, event: Event, context: Any) -> Answer:
+    def handle(self, event: Event, context: Any) -> LambdaResponse:
         return self._api(event, context)
 
     def _result(self, call: Call, task_id: str) -> Reply:
@@ -88,7 +88,7 @@ class Status:
         inline = wanted is not None or self._settings.inline_images
         wait = min(freshness.seconds_to_wait(call.query.get("wait")), call.seconds_left - MARGIN)
         seen, until = call.headers.get("If-None-Match"), self._monotonic() + wait
-        for pause in freshness.pauses():
+        for pause in freshness.poll_intervals():
             stored, record = self._read(task_id)
             tag = self._etag(stored, record, inline=inline)
             left = until - self._monotonic()
@@ -99,7 +99,7 @@ class Status:
         headers = {"ETag": tag, "Cache-Control": "private, no-cache", **freshness.retry_after(record)}
         if freshness.matches(seen, tag):
             return Reply(304, headers=headers)
-        return answer(200, self._shape(record, inline=inline), headers)
+        return json_reply(200, self._shape(record, inline=inline), headers)
 
     def _etag(self, stored: Stored, record: dict[str, Any], *, inline: bool) -> str:
         lifetime = self._settings.url_lifetime
@@ -112,17 +112,17 @@ class Status:
             status=call.query.get("status"),
             tag=call.query.get("tag"),
         )
-        return answer(200, page, {"Cache-Control": "no-store"})
+        return json_reply(200, page, {"Cache-Control": "no-store"})
 
     def _models(self, _: Call) -> Reply:
         from .models import models  # needs pydantic
 
-        return answer(200, models(self._health.current(), self._settings))
+        return json_reply(200, models(self._health.current(), self._settings))
 
     def _openapi(self, call: Call) -> Reply:
         from ..contract.openapi import document  # needs pydantic
 
-        return answer(200, document(call.base, self._health.current()["model"]))
+        return json_reply(200, document(call.base, self._health.current()["model"]))
 
     def _docs(self, call: Call) -> Reply:
         if call.query.get("format") == "json":  # where the page's own link leads

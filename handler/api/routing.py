@@ -23,7 +23,7 @@ HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 NO_BODY = frozenset({204, 304})
 
 Event = dict[str, Any]
-Answer = dict[str, Any]
+LambdaResponse = dict[str, Any]
 Route = Callable[..., "Reply"]
 
 
@@ -91,7 +91,7 @@ class Reply:
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def to_answer(self, call: Call) -> Answer:
+    def to_lambda(self, call: Call) -> LambdaResponse:
         """As API Gateway wants it. A HEAD gets the GET's headers."""
         headers = {"X-Content-Type-Options": "nosniff", **self.headers}
         if self.status not in NO_BODY:
@@ -115,20 +115,20 @@ class Api:
     def __init__(self, routes: Mapping[str, Route]) -> None:
         self._routes = routes
 
-    def __call__(self, event: Event, context: Any) -> Answer:
+    def __call__(self, event: Event, context: Any) -> LambdaResponse:
         call = Call(event, context)
         try:
             reply = self._serve(call)
         except DarkroomError as fault:
-            reply = _refused(fault)
+            reply = _error_reply(fault)
         except Exception as fault:
             # A fault of ours: the log has the trace, the caller gets a sentence.
             logger.exception("unexpected fault", exc_info=fault)
-            reply = _refused(Internal("something broke on our side; the log tells what"))
-        return reply.to_answer(call)
+            reply = _error_reply(Internal("something broke on our side; the log tells what"))
+        return reply.to_lambda(call)
 
     def _serve(self, call: Call) -> Reply:
-        path, named = found(call.path)
+        path, named = match_path(call.path)
         allowed = _allowed(PATHS[path])
         if call.method == "OPTIONS":
             return Reply(204, headers={"Allow": ", ".join(allowed)})
@@ -139,7 +139,7 @@ class Api:
         return route(call, **named)
 
 
-def found(path: str) -> tuple[str, dict[str, str]]:
+def match_path(path: str) -> tuple[str, dict[str, str]]:
     """The path as PATHS spells it, and the parts that it names. Raises NotFound."""
     for known in PATHS:
         pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(known))
@@ -148,7 +148,7 @@ def found(path: str) -> tuple[str, dict[str, str]]:
     raise NotFound("there is nothing at this path")
 
 
-def answer(status: int, body: object, headers: Mapping[str, str] | None = None) -> Reply:
+def json_reply(status: int, body: object, headers: Mapping[str, str] | None = None) -> Reply:
     return Reply(status, json.dumps(body), headers=headers or {})
 
 
@@ -157,7 +157,7 @@ def _allowed(methods: Iterable[str]) -> list[str]:
     return [one for method in methods for one in more.get(method, [method])] + ["OPTIONS"]
 
 
-def _refused(fault: DarkroomError) -> Reply:
+def _error_reply(fault: DarkroomError) -> Reply:
     if fault.http_status >= 500:
         logger.error(fault.message, cause=str(fault.__cause__) if fault.__cause__ else None)
     headers = {"Cache-Control": "no-store"}
@@ -165,4 +165,4 @@ def _refused(fault: DarkroomError) -> Reply:
         headers["Retry-After"] = str(fault.retry_after)
     if isinstance(fault, MethodNotAllowed):
         headers["Allow"] = ", ".join(fault.allow)
-    return answer(fault.http_status, fault.envelope(), headers)
+    return json_reply(fault.http_status, fault.envelope(), headers)

@@ -23,11 +23,11 @@ from ..contract.request import GenerationRequest, parse
 from ..contract.statuses import TERMINAL
 from ..errors import Conflict, FieldError, Finished, InvalidRequest, LostRace, ModelUnavailable, NotFound, ServiceFault
 from ..task import moves
-from .calls import json_of, name_of, told, trace_of
+from .calls import json_body, task_id_of, task_reply, trace_header
 from .health import ModelHealth
 from .quota import Budget
 from .quote import quote
-from .routing import Answer, Api, Call, Event, Reply, answer
+from .routing import Api, Call, Event, LambdaResponse, Reply, json_reply
 from .tenants import tenant_of
 from .uploads import Uploads
 
@@ -42,7 +42,7 @@ CANCEL_TRIES = 5
 
 
 @dataclass(frozen=True)
-class Asking:
+class Submission:
     """One submission: its tracing header, and the task that it repeats."""
 
     trace: str | None = None
@@ -71,31 +71,31 @@ class Submit:
         self._tracer = Tracer(settings, now)
         self._api = Api(
             {
-                "POST /generate": self._own(Submit._generate),
-                "POST /generate/{task_id}/retry": self._own(Submit._repeat),
-                "POST /uploads": self._own(Submit._upload),
-                "DELETE /results/{task_id}": self._own(Submit._cancel),
+                "POST /generate": self._per_tenant(Submit._generate),
+                "POST /generate/{task_id}/retry": self._per_tenant(Submit._repeat),
+                "POST /uploads": self._per_tenant(Submit._upload),
+                "DELETE /results/{task_id}": self._per_tenant(Submit._cancel),
             }
         )
 
-    def of(self, tenant: str | None) -> Submit:
+    def for_tenant(self, tenant: str | None) -> Submit:
         """The same for one tenant: it meets that one's tasks and no others."""
-        whose = copy(self)
-        whose._store = self._store.of(tenant)
-        return whose
+        other = copy(self)
+        other._store = self._store.for_tenant(tenant)
+        return other
 
-    def _own(self, route: Route) -> Route:
+    def _per_tenant(self, route: Route) -> Route:
         """The route, for the tasks of whoever calls."""
-        return lambda call, **named: route(self.of(tenant_of(call.event, self._settings)), call, **named)
+        return lambda call, **named: route(self.for_tenant(tenant_of(call.event, self._settings)), call, **named)
 
-    def handle(self, event: Event, context: Any) -> Answer:
+    def handle(self, event: Event, context: Any) -> LambdaResponse:
         return self._api(event, context)
 
     def _generate(self, call: Call) -> Reply:
-        return self._answer(call, json_of(call))
+        return self._answer(call, json_body(call))
 
     def _repeat(self, call: Call, task_id: str) -> Reply:
-        if json_of(call).strip() not in {b"", b"{}"}:
+        if json_body(call).strip() not in {b"", b"{}"}:
             raise InvalidRequest(
                 [FieldError("body", "a retry repeats the task as it was asked for, and takes no body")]
             )
@@ -108,14 +108,14 @@ class Submit:
             raise InvalidRequest([FieldError("dry_run", "must be 0 or 1")])
         key = call.headers.get("Idempotency-Key")
         if dry_run == "1":
-            return answer(200, self.quote(body, key))
-        return told(call, self.submit(body, key, trace=trace_of(call), origin=origin))
+            return json_reply(200, self.quote(body, key))
+        return task_reply(call, self.submit(body, key, trace=trace_header(call), origin=origin))
 
     def _upload(self, call: Call) -> Reply:
-        return answer(201, self._uploads.offer(self._store, json_of(call)))
+        return json_reply(201, self._uploads.presign(self._store, json_body(call)))
 
     def _cancel(self, call: Call, task_id: str) -> Reply:
-        return told(call, self.cancel(task_id), 200)
+        return task_reply(call, self.cancel(task_id), 200)
 
     def cancel(self, task_id: str) -> Record:
         """The cancelled record, also if it was cancelled before. The record is the signal: the worker meets it at its
@@ -148,12 +148,12 @@ class Submit:
         ServiceFault; after the last a repeat of the same call finds out what was done and does the rest. ``origin`` is
         the task that it repeats.
         """
-        asking = Asking(trace, origin)
+        submission = Submission(trace, origin)
         request = parse(body, self._card()).accept()
-        named = name_of(request, key)
-        if named is not None and (record := self._existing(named, request, asking)) is not None:
+        named = task_id_of(request, key)
+        if named is not None and (record := self._existing(named, request, submission)) is not None:
             return record
-        return self._create(named or self._new_id(), request, asking)
+        return self._create(named or self._new_id(), request, submission)
 
     def retry(self, task_id: str, key: str | None = None, *, trace: str | None = None) -> Record:
         """A new task with the request of the terminal one ``task_id``, its seed included.
@@ -178,7 +178,7 @@ class Submit:
         """A QuoteResponse: what the same submission would run, take and cost. Raises as ``submit`` does."""
         card = self._card()
         request = parse(body, card).accept()
-        named = request.model_copy(update={"task_id": name_of(request, key)})
+        named = request.model_copy(update={"task_id": task_id_of(request, key)})
         return quote(card.resolve(named) if card else named, card, self._health.current(), self._settings)
 
     def _card(self) -> ModelCard | None:
@@ -188,9 +188,9 @@ class Submit:
             raise ModelUnavailable(f"the model is not available: {health['reason']}")
         return ModelCard.model_validate(health["model"]) if health["model"] else None
 
-    def _create(self, task_id: str, request: GenerationRequest, asking: Asking) -> Record:
+    def _create(self, task_id: str, request: GenerationRequest, submission: Submission) -> Record:
         record = moves.create(
-            task_id, request, self._new_seed(), self._now(), self._keep, self._store.tenant, origin=asking.origin
+            task_id, request, self._new_seed(), self._now(), self._keep, self._store.tenant, origin=submission.origin
         )
         # A crash from here to the record costs a part of the budget, and gives nothing for nothing.
         self._budget.spend(self._store, task_id, request.num_images)
@@ -198,31 +198,31 @@ class Submit:
         try:
             self._store.create(record)
         except LostRace:
-            existing = self._existing(task_id, request, asking)
+            existing = self._existing(task_id, request, submission)
             if existing is None:
                 raise ServiceFault("the record came and went while it was written; submit again") from None
             return existing
         # A crash here leaves a pending record without a message: the same submission again sends it.
-        self._send(task_id, request, asking)
+        self._send(task_id, request, submission)
         return record
 
-    def _existing(self, task_id: str, request: GenerationRequest, asking: Asking) -> Record | None:
+    def _existing(self, task_id: str, request: GenerationRequest, submission: Submission) -> Record | None:
         stored = self._store.read(task_id)
         if stored is None:
             return None
         record = Record.from_json(stored.body)
-        if not record.asks_for(request) or (asking.origin is not None and record.origin != asking.origin):
+        if not record.asks_for(request) or (submission.origin is not None and record.origin != submission.origin):
             raise Conflict(
                 f"task {task_id} exists with another request", [FieldError("task_id", "names another request")]
             )
         if record.status == "pending":
             # Whether the first message was sent is not known. A second one does no harm: one attempt claims the task.
-            self._send(task_id, request, asking)
+            self._send(task_id, request, submission)
         return record
 
-    def _send(self, task_id: str, request: GenerationRequest, asking: Asking) -> None:
+    def _send(self, task_id: str, request: GenerationRequest, submission: Submission) -> None:
         try:
-            with self._tracer.sending(asking.trace, self._queue.url) as header:
+            with self._tracer.sending(submission.trace, self._queue.url) as header:
                 self._queue.send(request.message(task_id), trace=header, tenant=self._store.tenant)
         except ServiceFault as fault:
             again = f"submit it again with the task_id {task_id}"

@@ -36,10 +36,10 @@ def tenant_of(event: Mapping[str, Any], settings: Settings) -> str | None:
         raise Unidentified(
             "the request does not tell who sends it", [FieldError(WANTED[settings.tenants], "is missing")]
         )
-    return named(identity)
+    return tenant_name(identity)
 
 
-def named(identity: str) -> str:
+def tenant_name(identity: str) -> str:
     """The tenant's name: the identity itself where it can be one, else a hash of it. Two identities never share one."""
     if re.fullmatch(TENANT, identity) and not identity.startswith(HASHED):
         return identity

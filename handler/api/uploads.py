@@ -8,9 +8,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..aws.s3 import Forms
+from ..aws.s3 import PresignedPosts
 from ..contract.ids import MAX_UPLOAD
-from ..contract.request import accepted, decoded
+from ..contract.request import json_object, validated
 from ..contract.upload import CONTENT_TYPES, UploadRequest
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ class Uploads:
     """Makes forms. Nothing is written and nothing is remembered: an upload that never comes leaves no trace."""
 
     def __init__(self, settings: Settings, now: Callable[[], datetime], new_id: Callable[[], str]) -> None:
-        self._forms, self._now, self._new_id = Forms(settings), now, new_id
+        self._posts, self._now, self._new_id = PresignedPosts(settings), now, new_id
 
-    def offer(self, store: TaskStore, body: bytes) -> dict[str, Any]:
+    def presign(self, store: TaskStore, body: bytes) -> dict[str, Any]:
         """An UploadResponse, for the tenant whose ``store`` it is. Raises InvalidRequest and ServiceFault."""
-        wanted = accepted(UploadRequest, decoded(body or b"{}"))
+        wanted = validated(UploadRequest, json_object(body or b"{}"))
         upload_id, expires_at = self._new_id(), self._now() + timedelta(seconds=LIFETIME)
-        url, fields = self._forms.sign(store.upload_key(upload_id), wanted.content_type, MAX_UPLOAD, LIFETIME)
+        url, fields = self._posts.sign(store.upload_key(upload_id), wanted.content_type, MAX_UPLOAD, LIFETIME)
         return {
             "upload_id": upload_id,
             "url": url,

@@ -134,7 +134,7 @@ class TaskQueue:
         with _translated("delete a message"), _stale_handle_passes():
             self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=receipt_handle)
 
-    def hide(self, receipt_handle: str, seconds: float) -> None:
+    def change_visibility(self, receipt_handle: str, seconds: float) -> None:
         """Keeps the message invisible for ``seconds`` from now; 0 gives it back at once."""
         visible_in = min(max(0, round(seconds)), MAX_VISIBILITY)
         with _translated("change a message's visibility"), _stale_handle_passes():
@@ -154,7 +154,7 @@ class TaskQueue:
         )
 
 
-def misaddressed(message: Message) -> InvalidRequest | None:
+def tenant_fault(message: Message) -> InvalidRequest | None:
     """What is wrong with the tenant that a message names, if anything."""
     if message.tenant is None or re.fullmatch(ids.TENANT, message.tenant):
         return None

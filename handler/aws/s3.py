@@ -58,7 +58,7 @@ def get(s3: S3Store, key: str) -> Stored | None:
         return None if found is None else Stored(bytes(found.bytes()), found.meta["e_tag"] or "")
 
 
-def get_most(s3: S3Store, key: str, most: int) -> tuple[int, bytes] | None:
+def get_up_to(s3: S3Store, key: str, most: int) -> tuple[int, bytes] | None:
     """An object's size, and its bytes where they are no more than ``most``; None where there is none."""
     with translated("read"):
         found = _open(s3, key)
@@ -142,7 +142,7 @@ def connect(bucket: str, settings: Settings, timeout: str = "20s") -> S3Store:
     return S3Store(bucket, **options)
 
 
-class Forms:
+class PresignedPosts:
     """Signs POST policies (SigV4), which obstore does not: this is botocore. One bucket; keeps its client.
 
     The credentials are the process's own, found now; a session's token becomes one of the fields, and the form dies

@@ -92,7 +92,7 @@ class TaskStore:
         self.tenant: str | None = None
         self._prefix = ""
 
-    def of(self, tenant: str | None) -> TaskStore:
+    def for_tenant(self, tenant: str | None) -> TaskStore:
         """The same bucket, and in it what is ``tenant``'s. Raises InvalidRequest where no tenant can be called that."""
         if tenant is not None and not re.fullmatch(TENANT, tenant):
             raise InvalidRequest([FieldError("tenant", f"must match {TENANT}")])
@@ -101,13 +101,13 @@ class TaskStore:
         other._prefix = f"tenants/{tenant}/" if tenant is not None else ""
         return other
 
-    def everyone(self) -> Iterator[TaskStore]:
+    def all_tenants(self) -> Iterator[TaskStore]:
         """The store without a tenant, then that of each tenant: one request for 1,000 of them."""
-        yield self.of(None)
+        yield self.for_tenant(None)
         with translated("list the tenants"):
             found = obstore.list_with_delimiter(self._s3, "tenants")["common_prefixes"]
         names = [prefix.rstrip("/").removeprefix("tenants/") for prefix in found]
-        yield from (self.of(name) for name in names if re.fullmatch(TENANT, name))
+        yield from (self.for_tenant(name) for name in names if re.fullmatch(TENANT, name))
 
     def record_key(self, task_id: str) -> str:
         return self._key(task_id, "status.json")
@@ -235,7 +235,7 @@ class TaskStore:
 
     def read_upload(self, upload_id: str) -> Upload | None:
         """None where there is none. What is too large is not read: it would have to be kept in memory."""
-        found = s3.get_most(self._s3, self.upload_key(upload_id), MAX_UPLOAD)
+        found = s3.get_up_to(self._s3, self.upload_key(upload_id), MAX_UPLOAD)
         return Upload(*found) if found else None
 
     def presign(self, key: str) -> str:
@@ -268,23 +268,23 @@ class TaskStore:
         key = f"{self._prefix}spend/{day.isoformat()}.json"
         return s3.put_if(self._s3, key, body, {"e_tag": stored.etag} if stored else "create")
 
-    def survey(self) -> Iterator[TaskObjects]:
+    def list_objects(self) -> Iterator[TaskObjects]:
         """What lies in the bucket of this tenant's, task by task: one request for 1,000 keys."""
-        traces: TaskObjects | None = None
+        objects: TaskObjects | None = None
         entries = f"{self._prefix}tasks/"
         with translated("list the tasks"):
             for chunk in obstore.list(self._s3, entries, chunk_size=1000):
                 for meta in chunk:
                     task_id, *rest = str(meta["path"]).removeprefix(entries).split("/")
-                    if traces is None or traces.task_id != task_id:
-                        if traces is not None:
-                            yield traces
-                        traces = TaskObjects(task_id)
+                    if objects is None or objects.task_id != task_id:
+                        if objects is not None:
+                            yield objects
+                        objects = TaskObjects(task_id)
                     if rest == ["status.json"]:
-                        traces.recorded_at = meta["last_modified"]
+                        objects.recorded_at = meta["last_modified"]
                     elif rest == ["checkpoint"]:
-                        traces.checkpoint = meta["last_modified"]
+                        objects.checkpoint = meta["last_modified"]
                     elif len(rest) == 2:
-                        traces.images[str(meta["path"])] = meta["last_modified"]
-        if traces is not None:
-            yield traces
+                        objects.images[str(meta["path"])] = meta["last_modified"]
+        if objects is not None:
+            yield objects

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..aws.metrics import Metrics
-from ..aws.queue import Message, TaskQueue, messages_of, misaddressed, partial_response
+from ..aws.queue import Message, TaskQueue, messages_of, partial_response, tenant_fault
 from ..aws.store import TaskStore
 from ..clock import utc_now
 from ..contract.ids import new_seed
@@ -52,7 +52,7 @@ class DeadLetters:
     def serve(self, message: Message) -> bool:
         """True: the record tells that its task has ended, or nothing is to be told, so the message can be deleted."""
         try:
-            self._bury(message)
+            self._record_failure(message)
         except (Finished, Conflict) as fault:
             logger.info("a dead letter of no consequence", message_id=message.message_id, fault=fault.message)
         except Held as held:
@@ -70,17 +70,17 @@ class DeadLetters:
             return False
         return True
 
-    def _bury(self, message: Message) -> None:
+    def _record_failure(self, message: Message) -> None:
         """Writes the failure where the task's caller looks. Raises Finished, Held, Conflict, LostRace, ServiceFault."""
         parsed = parse(message.body)
         task_id = parsed.task_id or message.message_id
-        if (fault := misaddressed(message)) is not None:
-            store, task_id, parsed = self._store.of(None), message.message_id, Parsed(None, fault.details, None)
+        if (fault := tenant_fault(message)) is not None:
+            store, task_id, parsed = self._store.for_tenant(None), message.message_id, Parsed(None, fault.details, None)
         else:
-            store = self._store.of(message.tenant)
+            store = self._store.for_tenant(message.tenant)
         stored = store.read(task_id)
         if stored is None:
-            lost = self._unheard_of(task_id, parsed, message, store.tenant)
+            lost = self._never_recorded(task_id, parsed, message, store.tenant)
             store.index(lost)
             store.create(lost)
         else:
@@ -92,7 +92,7 @@ class DeadLetters:
         self._metrics.failed("RETRIES_EXHAUSTED")
         logger.error("given up", task_id=task_id, tenant=store.tenant)
 
-    def _unheard_of(self, task_id: str, parsed: Parsed, message: Message, tenant: str | None) -> Record:
+    def _never_recorded(self, task_id: str, parsed: Parsed, message: Message, tenant: str | None) -> Record:
         """A raw message that no worker could even write down, as while S3 refused all of them."""
         now = self._now()
         if parsed.request is None:
@@ -105,7 +105,7 @@ class DeadLetters:
         if self._queue is None:
             return
         try:
-            self._queue.hide(message.receipt_handle, seconds)
+            self._queue.change_visibility(message.receipt_handle, seconds)
         except ServiceFault as fault:
             logger.warning("the message comes back at the queue's own time", fault=fault.message)
 

@@ -63,17 +63,17 @@ class Doctor:
         """
         backlog = self._queue.backlog()
         findings: list[Finding] = []
-        for store in self._store.everyone():
-            visit = _Visit(store, self._queue, backlog, self._now, self._stuck_after, fix)
-            for traces in store.survey():
-                for finding in visit.look(traces):
+        for store in self._store.all_tenants():
+            tenant_round = _TenantRound(store, self._queue, backlog, self._now, self._stuck_after, fix)
+            for objects in store.list_objects():
+                for finding in tenant_round.examine(objects):
                     logger.warning("found", **finding.to_json())
                     findings.append(finding)
         return findings
 
 
 @dataclass(frozen=True)
-class _Visit:
+class _TenantRound:
     """What the doctor does for one tenant in one round."""
 
     store: TaskStore
@@ -83,16 +83,16 @@ class _Visit:
     stuck_after: timedelta
     fix: bool
 
-    def look(self, traces: TaskObjects) -> Iterator[Finding]:
-        if _looks_completed(traces):
+    def examine(self, objects: TaskObjects) -> Iterator[Finding]:
+        if _looks_completed(objects):
             return
-        stored = self.store.read(traces.task_id)
+        stored = self.store.read(objects.task_id)
         if stored is None:
-            yield from self._leftovers(traces, set())
+            yield from self._leftovers(objects, set())
             return
         record = Record.from_json(stored.body)
         if record.status in TERMINAL:
-            yield from self._leftovers(traces, {image.key for image in record.images})
+            yield from self._leftovers(objects, {image.key for image in record.images})
         else:
             yield from self._stuck(stored, record)
 
@@ -125,26 +125,26 @@ class _Visit:
         self.queue.send(record.request.message(record.task_id), tenant=self.store.tenant)
         return True
 
-    def _leftovers(self, traces: TaskObjects, named: set[str]) -> Iterator[Finding]:
+    def _leftovers(self, objects: TaskObjects, named: set[str]) -> Iterator[Finding]:
         """Images of attempts that lost their task, and checkpoints that nobody resumes: deleted once they are old."""
         before = self.now() - ORPHANED_AFTER
-        orphans = {key: at for key, at in traces.images.items() if key not in named and at < before}
+        orphans = {key: at for key, at in objects.images.items() if key not in named and at < before}
         if orphans:
             if self.fix:
                 for key in orphans:
                     self.store.delete_image(key)
-            yield self._found("images without a record", traces.task_id, min(orphans.values()), self.fix)
-        if traces.checkpoint is not None and traces.checkpoint < before:
+            yield self._found("images without a record", objects.task_id, min(orphans.values()), self.fix)
+        if objects.checkpoint is not None and objects.checkpoint < before:
             if self.fix:
-                self.store.delete_checkpoint(traces.task_id)
-            yield self._found("old checkpoint", traces.task_id, traces.checkpoint, self.fix)
+                self.store.delete_checkpoint(objects.task_id)
+            yield self._found("old checkpoint", objects.task_id, objects.checkpoint, self.fix)
 
 
-def _looks_completed(traces: TaskObjects) -> bool:
+def _looks_completed(objects: TaskObjects) -> bool:
     """One set of images and a record that was written after it: the commit mark."""
-    if traces.recorded_at is None or traces.checkpoint is not None or len(traces.attempts) != 1:
+    if objects.recorded_at is None or objects.checkpoint is not None or len(objects.attempts) != 1:
         return False
-    return traces.recorded_at >= max(traces.images.values())
+    return objects.recorded_at >= max(objects.images.values())
 
 
 def build(settings: Settings) -> Doctor:

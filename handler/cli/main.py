@@ -32,10 +32,10 @@ from .options import (
     Strength,
     Tags,
     Width,
-    given,
+    request_fields,
 )
 from .remote import remote
-from .showing import document, shown
+from .showing import print_json, print_task
 
 if TYPE_CHECKING:
     from ..client import Picture
@@ -90,16 +90,16 @@ def invoke(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the handlers' log")] = False,
 ) -> None:
     """Draws a picture through the whole path: SQS, worker, pipeline, S3, presigned URL."""
-    from .local.session import invoke_event, invoke_request, surroundings
+    from .local.session import aws_environment, invoke_event, invoke_request
 
     if (prompt is None) == (event is None):
         raise typer.BadParameter("give a prompt or --event FILE, one of them")
     logger.setLevel("INFO" if verbose else "CRITICAL")
-    with surroundings(endpoint, model) as settings:
+    with aws_environment(endpoint, model) as settings:
         if event is not None:
             results = invoke_event(settings, _recorded(event))
         else:
-            asked = given(
+            asked = request_fields(
                 prompt=prompt,
                 negative_prompt=negative_prompt,
                 num_inference_steps=steps,
@@ -119,10 +119,10 @@ def invoke(
         told = [_fetched(one, out) for one in results]
     if as_json:
         files = [[str(path) for _, path in saved] for _, saved in told]
-        document([one | {"files": paths} for one, paths in zip(results, files, strict=True)])
+        print_json([one | {"files": paths} for one, paths in zip(results, files, strict=True)])
     else:
         for result, saved in told:
-            shown(result, saved)
+            print_task(result, saved)
     if any(one["status"] != "completed" for one in results):
         raise typer.Exit(1)
 
@@ -136,11 +136,11 @@ def serve(
 ) -> None:
     """Serves the HTTP API with a worker beside it until Ctrl-C."""
     from ..settings import use
-    from .local.session import serve_forever, surroundings
+    from .local.session import aws_environment, serve_forever
 
     if tenants:
         use(TENANTS="header")
-    with surroundings(endpoint, model) as settings:
+    with aws_environment(endpoint, model) as settings:
         err.print(f"AWS at {settings.aws_endpoint_url or 'its own place'}, bucket {settings.bucket}", highlight=False)
         worked = serve_forever(settings, port, lambda text: err.print(text, highlight=False))
     if not worked:
@@ -204,7 +204,7 @@ def plan(
     table = planning.prices(prices or planning.PRICES)
     speed = planning.Speed(step_seconds or 0.0, other_seconds)
     if result is not None:
-        speed, steps = planning.measured(json.loads(result.read_text()))
+        speed, steps = planning.speed_of(json.loads(result.read_text()))
     every = planning.plans(rate, steps, speed, table, memory=memory)
     made = [one for one in every if one.host.lower().startswith(on.lower())]
     if as_json:
@@ -228,13 +228,13 @@ def card(model: ModelOption = None) -> None:
 
 
 def _fetched(result: dict[str, Any], folder: Path) -> tuple[ResultResponse, list[tuple[Picture, Path]]]:
-    from ..client.net import Net
-    from ..client.patience import World
+    from ..client.net import HttpClient
+    from ..client.patience import Clock
     from ..client.pictures import fetch
     from ..contract.responses import ResultResponse
 
     told = ResultResponse.model_validate(result, extra="ignore")
-    return told, [(one, one.save(folder)) for one in fetch(told, Net(), PATIENCE, World())]
+    return told, [(one, one.save(folder)) for one in fetch(told, HttpClient(), PATIENCE, Clock())]
 
 
 def _recorded(file: Path) -> dict[str, Any]:
@@ -249,13 +249,13 @@ def _recorded(file: Path) -> dict[str, Any]:
 def _uploaded(settings: Settings, file: Path | None) -> str | None:
     """The name under which requests find the file's image."""
     from ..aws.store import TaskStore
-    from ..client.asking import kind_of
+    from ..client.asking import content_type_of
     from ..contract.ids import new_id
 
     if file is None:
         return None
     upload_id, body = new_id(), file.read_bytes()
-    TaskStore(settings).put_upload(upload_id, body, kind_of(body))
+    TaskStore(settings).put_upload(upload_id, body, content_type_of(body))
     return upload_id
 
 

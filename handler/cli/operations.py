@@ -18,7 +18,7 @@ operations = typer.Typer()
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
-def moment(text: str, now: datetime) -> datetime:
+def parse_time(text: str, now: datetime) -> datetime:
     """An ISO 8601 date or time (UTC where it names no zone), or how long ago: 90m, 12h, 3d. Raises BadParameter."""
     if ago := re.fullmatch(r"(\d{1,6})([mhd])", text):
         return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
@@ -46,8 +46,8 @@ def redrive(
     if bool(task) == every or (since and not every):
         raise typer.BadParameter("give --task ID or --all, and --since only with --all")
     settings = Settings.load()
-    store, queue, after = TaskStore(settings), TaskQueue(settings), moment(since, utc_now()) if since else None
-    for one in [store.of(tenant)] if task or tenant else store.everyone():
+    store, queue, after = TaskStore(settings), TaskQueue(settings), parse_time(since, utc_now()) if since else None
+    for one in [store.for_tenant(tenant)] if task or tenant else store.all_tenants():
         redriver = Redrive(one, queue)
         chosen = (redriver.one(name, dry_run=dry_run) for name in task or [])
         for record in chosen if task else redriver.all(after, dry_run=dry_run):

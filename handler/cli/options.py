@@ -30,6 +30,6 @@ Endpoint = Annotated[
 ]
 
 
-def given(**fields: Any) -> dict[str, Any]:
+def request_fields(**fields: Any) -> dict[str, Any]:
     """A request's fields, without those that were left out."""
     return {name: value for name, value in fields.items() if value is not None and value != []}

@@ -29,9 +29,9 @@ from .options import (
     Strength,
     Tags,
     Width,
-    given,
+    request_fields,
 )
-from .showing import Lines, document, shown, table
+from .showing import ProgressLines, print_json, print_table, print_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def submit(
 ) -> None:
     """Queues a task and prints its id; with --wait or --out stays with it."""
     with _service(api, api_key) as darkroom:
-        asked = given(
+        asked = request_fields(
             prompt=prompt,
             negative_prompt=negative_prompt,
             num_inference_steps=steps,
@@ -112,11 +112,11 @@ def status(task_ids: Ids, api: Api = None, api_key: Key = None, as_json: Json = 
     with _service(api, api_key) as darkroom:
         results = [darkroom.result(task_id) for task_id in task_ids]
     if as_json:
-        document([one.model_dump(mode="json") for one in results])
+        print_json([one.model_dump(mode="json") for one in results])
     elif len(results) == 1:
-        shown(results[0], [])
+        print_task(results[0], [])
     else:
-        table(results, utc_now())
+        print_table(results, utc_now())
 
 
 @remote.command()
@@ -176,7 +176,7 @@ def list_(
     with _service(api, api_key) as darkroom:
         results = darkroom.results(limit, status=status, tag=tag)
         if not as_json:
-            return table(list(results), utc_now())
+            return print_table(list(results), utc_now())
         for one in results:
             typer.echo(one.model_dump_json())
     return None
@@ -193,7 +193,7 @@ def _service(api: str | None, api_key: str | None) -> Iterator[Darkroom]:
 def _wait_for(darkroom: Darkroom, task_ids: list[str], timeout: float, out: Path | None, *, as_json: bool) -> None:
     """Waits for all at once. Exits with 3 if one still runs, else with 1 if one did not complete."""
     names = list(dict.fromkeys(task_ids))
-    with Lines(names, quiet=as_json) as lines, ThreadPoolExecutor(min(len(names), MOST_WAITED)) as pool:
+    with ProgressLines(names, quiet=as_json) as lines, ThreadPoolExecutor(min(len(names), MOST_WAITED)) as pool:
         try:
             ended = list(pool.map(partial(_await, darkroom, lines, timeout), names))
         except KeyboardInterrupt:
@@ -209,9 +209,9 @@ def _wait_for(darkroom: Darkroom, task_ids: list[str], timeout: float, out: Path
             files = [str(path) for _, path in saved]
             told.append({**(result.model_dump(mode="json") if result else {"task_id": name}), "files": files})
         elif result is not None:
-            shown(result, saved)
+            print_task(result, saved)
     if as_json:
-        document(told)
+        print_json(told)
     statuses = {result.status if result else "pending" for result in ended}
     if statuses & {"pending", "processing"}:
         running = [name for name, one in zip(names, ended, strict=True) if one is None or one.completed_at is None]
@@ -221,7 +221,7 @@ def _wait_for(darkroom: Darkroom, task_ids: list[str], timeout: float, out: Path
         raise typer.Exit(1)
 
 
-def _await(darkroom: Darkroom, lines: Lines, timeout: float, task_id: str) -> ResultResponse | None:
+def _await(darkroom: Darkroom, lines: ProgressLines, timeout: float, task_id: str) -> ResultResponse | None:
     try:
         return darkroom.wait(task_id, timeout=timeout, on_change=partial(lines.show, task_id))
     except StillRunning as fault:

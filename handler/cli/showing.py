@@ -30,7 +30,7 @@ PROMPT = 40
 """Characters of a prompt in a table."""
 
 
-class Lines:
+class ProgressLines:
     """A line for each task: where it is, how many steps are done, how long it will be. Only where somebody looks on:
     on a terminal. Elsewhere each change of a task's status is a line of text. Thread-safe.
     """
@@ -51,7 +51,7 @@ class Lines:
         self._lines = {name: self._bars.add_task(_line(name, first), total=1.0, about="") for name in names}
         self._told: dict[str, str] = {}
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> ProgressLines:
         self._bars.start()
         return self
 
@@ -85,7 +85,7 @@ def _about(task: Record | ResultResponse) -> str:
     return f"{steps}, {left:.0f} s left" if left is not None and task.status == "processing" else steps
 
 
-def table(results: list[ResultResponse], now: datetime) -> None:
+def print_table(results: list[ResultResponse], now: datetime) -> None:
     """Newest first, as they come."""
     made = Table(box=None, pad_edge=False)
     for name, style in (("task", {"no_wrap": True}), ("status", {}), ("progress", {}), ("age", {"justify": "right"})):
@@ -107,12 +107,12 @@ def age(now: datetime, then: datetime) -> str:
     return f"{seconds:.0f} s"
 
 
-def document(results: list[dict[str, Any]]) -> None:
+def print_json(results: list[dict[str, Any]]) -> None:
     """One JSON document: the task, or an array where several were asked for."""
     typer.echo(json.dumps(results[0] if len(results) == 1 else results))
 
 
-def shown(result: ResultResponse, saved: list[tuple[Picture, Path]]) -> None:
+def print_task(result: ResultResponse, saved: list[tuple[Picture, Path]]) -> None:
     """A task for a person: its record, where its pictures are, and they themselves where the terminal can draw."""
     typer.echo(json.dumps(result.model_dump(mode="json"), indent=2))
     for picture, path in saved:

@@ -35,7 +35,7 @@ class Parameters(TypedDict, total=False):
     tags: list[str]
 
 
-def body_of(asked: Asked, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def fields_of(asked: Asked, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """A request's fields; ``parameters`` fill in what ``asked`` leaves out."""
     if isinstance(asked, GenerationRequest):
         fields = asked.model_dump(mode="json", exclude_none=True, exclude_unset=True)
@@ -44,12 +44,12 @@ def body_of(asked: Asked, parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**parameters, **fields}
 
 
-def encoded(body: Mapping[str, Any]) -> bytes:
+def to_json(body: Mapping[str, Any]) -> bytes:
     """Raises TypeError for what JSON does not carry."""
     return json.dumps(body).encode()
 
 
-def kind_of(image: bytes) -> str:
+def content_type_of(image: bytes) -> str:
     """The content type that a file's first bytes say, whatever its name. Raises InvalidRequest for another kind, or
     for more bytes than an upload may have: the fault that the service would find, before anything is sent.
     """

@@ -13,13 +13,13 @@ from ..clock import utc_now
 from ..contract.ids import new_id
 from ..errors import DarkroomError, Internal, ServiceFault, SettingsError, StillRunning
 from ..settings import Settings
-from .asking import Asked, Parameters, body_of, encoded, kind_of
+from .asking import Asked, Parameters, content_type_of, fields_of, to_json
 from .batch import Batch, Drawn
 from .faults import fault_in
 from .following import follow
 from .http import HttpService
-from .net import Net
-from .patience import World
+from .net import HttpClient
+from .patience import Clock
 from .pictures import Picture, Stale, fetch
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Darkroom:
         ``patience``: seconds for which one call is repeated while nobody answers, or 429 or 5xx.
         Raises SettingsError.
         """
-        self._world, self._patience, self._new_id = World(clock, sleep, random, now), patience, new_id
-        self._net = Net()
+        self._clock, self._patience, self._new_id = Clock(clock, sleep, random, now), patience, new_id
+        self._http = HttpClient()
         if endpoint and (queue or bucket):
             raise SettingsError("give an endpoint, or a queue and a bucket, not both")
         if not (endpoint or queue or bucket):
@@ -74,7 +74,7 @@ class Darkroom:
     def _over_http(self, endpoint: str, api_key: str | None) -> Service:
         if not endpoint.startswith(("http://", "https://")):
             raise SettingsError(f"{endpoint!r} is no http(s) URL of a service")
-        return HttpService(endpoint, api_key, self._net, self._patience, self._world)
+        return HttpService(endpoint, api_key, self._http, self._patience, self._clock)
 
     def _over_aws(self, queue: str | None, bucket: str | None) -> Service:
         from .direct import DirectService  # loads the AWS clients
@@ -91,7 +91,7 @@ class Darkroom:
     def close(self) -> None:
         """Closes the connections that are not in use."""
         self._service.close()
-        self._net.close()
+        self._http.close()
 
     def submit(self, asked: Asked, **parameters: Unpack[Parameters]) -> TaskResponse:
         """Queues a task; ``parameters`` fill in what ``asked`` leaves out.
@@ -99,18 +99,18 @@ class Darkroom:
         Raises InvalidRequest (with every fault at once), Conflict where its ``task_id`` names another request,
         ModelUnavailable, QuotaExceeded, and ServiceFault, whose message names the task that may have been taken.
         """
-        body = body_of(asked, parameters)
+        body = fields_of(asked, parameters)
         return self._submit(body, body.get("task_id") or self._new_id())
 
     def _submit(self, body: dict[str, Any], task_id: str) -> TaskResponse:
-        with _told(task_id):
-            return self._service.submit(encoded(body), task_id)
+        with _naming(task_id):
+            return self._service.submit(to_json(body), task_id)
 
     def quote(self, asked: Asked, **parameters: Unpack[Parameters]) -> QuoteResponse:
         """What the request would run with what was left out filled in, its seconds and dollars as far as they are
         known. Nothing is recorded. Raises as ``submit`` does.
         """
-        return self._service.quote(encoded(body_of(asked, parameters)))
+        return self._service.quote(to_json(fields_of(asked, parameters)))
 
     def upload(self, image: str | Path | bytes) -> str:
         """Sends a PNG, JPEG or WebP of at most 10 MB; returns the upload_id to give as a request's ``image``.
@@ -118,14 +118,14 @@ class Darkroom:
         Raises OSError for a file that cannot be read, InvalidRequest for another kind or a larger one, ServiceFault.
         """
         body = image if isinstance(image, bytes) else Path(image).read_bytes()
-        return self._service.upload(body, kind_of(body))
+        return self._service.upload(body, content_type_of(body))
 
     def result(self, task_id: str) -> ResultResponse:
         """A task as it is now, with fresh presigned URLs. Raises NotFound."""
-        look = self._service.look(task_id, None, 0)
-        if look.result is None:
+        polled = self._service.poll(task_id, None, 0)
+        if polled.result is None:
             raise Internal("the service says that nothing has changed, and was not asked that")
-        return look.result
+        return polled.result
 
     def results(
         self, limit: int | None = 20, *, status: Status | None = None, tag: str | None = None
@@ -153,7 +153,7 @@ class Darkroom:
 
         Raises StillRunning after ``timeout`` seconds (None: never), NotFound and ServiceFault; the task goes on.
         """
-        return follow(self._service, task_id, timeout, self._world, on_change)
+        return follow(self._service, task_id, timeout, self._clock, on_change)
 
     def cancel(self, task_id: str) -> TaskResponse:
         """Cancels a task, also one that is cancelled. Raises NotFound, and Conflict if it has completed or failed."""
@@ -162,7 +162,7 @@ class Darkroom:
     def retry(self, task_id: str, *, new_task_id: str | None = None) -> TaskResponse:
         """A new task with the same request and seed. Raises NotFound, and Conflict unless the old one is terminal."""
         named = new_task_id or self._new_id()
-        with _told(named):
+        with _naming(named):
             return self._service.retry(task_id, named)
 
     def images(self, task: str | ResultResponse) -> list[Picture]:
@@ -177,10 +177,10 @@ class Darkroom:
         if result.status != "completed":
             raise StillRunning(result.task_id, result)
         try:
-            return fetch(result, self._net, self._patience, self._world)
+            return fetch(result, self._http, self._patience, self._clock)
         except Stale:
             # URLs are presigned for a while; they may have run out since the result was read.
-            return fetch(self.result(result.task_id), self._net, self._patience, self._world)
+            return fetch(self.result(result.task_id), self._http, self._patience, self._clock)
 
     def map(
         self,
@@ -199,13 +199,13 @@ class Darkroom:
         """
 
         def name(one: Asked) -> str:
-            return str(body_of(one, parameters).get("task_id") or self._new_id())
+            return str(fields_of(one, parameters).get("task_id") or self._new_id())
 
         def draw(index: int, one: Asked, task_id: str, stop: Event) -> Drawn:
             result: ResultResponse | None = None
             try:
-                self._submit(body_of(one, parameters), task_id)
-                result = follow(self._service, task_id, timeout, self._world, on_change, lambda: not stop.is_set())
+                self._submit(fields_of(one, parameters), task_id)
+                result = follow(self._service, task_id, timeout, self._clock, on_change, lambda: not stop.is_set())
                 return Drawn(index, one, task_id, result, fault_in(result))
             except StillRunning as fault:
                 return Drawn(index, one, task_id, fault.result, fault)
@@ -216,7 +216,7 @@ class Darkroom:
 
 
 @contextmanager
-def _told(task_id: str) -> Iterator[None]:
+def _naming(task_id: str) -> Iterator[None]:
     """Whoever cannot know whether a task was taken is told its name: nothing is lost, nothing paid for twice."""
     try:
         yield

@@ -11,7 +11,7 @@ from ..aws.queue import TaskQueue
 from ..aws.store import TaskStore
 from ..contract.ids import new_id
 from ..contract.responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse
-from .service import Look
+from .service import Poll
 
 if TYPE_CHECKING:
     from ..contract.record import Record
@@ -31,7 +31,7 @@ class DirectService:
         return Submit(self._settings, self._store, TaskQueue(self._settings))
 
     def submit(self, body: bytes, key: str) -> TaskResponse:
-        return _told(self._submit.submit(body, key))
+        return _task_response(self._submit.submit(body, key))
 
     def quote(self, body: bytes) -> QuoteResponse:
         return QuoteResponse.model_validate(self._submit.quote(body), extra="ignore")
@@ -41,26 +41,26 @@ class DirectService:
         self._store.put_upload(upload_id, image, content_type)
         return upload_id
 
-    def look(self, task_id: str, etag: str | None, wait: int) -> Look:  # noqa: ARG002
+    def poll(self, task_id: str, etag: str | None, wait: int) -> Poll:  # noqa: ARG002
         result = ResultResponse.model_validate(self._status.result(task_id), extra="ignore")
         seen = str(result.sequence)
-        return Look(None if seen == etag else result, seen)
+        return Poll(None if seen == etag else result, seen)
 
     def page(self, limit: int, cursor: str | None, status: str | None, tag: str | None) -> ResultPage:
         page = self._status.results(str(limit), cursor, status=status, tag=tag)
         return ResultPage.model_validate(page, extra="ignore")
 
     def cancel(self, task_id: str) -> TaskResponse:
-        return _told(self._submit.cancel(task_id))
+        return _task_response(self._submit.cancel(task_id))
 
     def retry(self, task_id: str, key: str) -> TaskResponse:
-        return _told(self._submit.retry(task_id, key))
+        return _task_response(self._submit.retry(task_id, key))
 
     def close(self) -> None:
         """Holds nothing that wants closing."""
 
 
-def _told(record: Record) -> TaskResponse:
+def _task_response(record: Record) -> TaskResponse:
     """As the HTTP API tells it; its URLs are the paths alone, for here is no host."""
     at = f"/results/{record.task_id}"
     return TaskResponse(

@@ -68,17 +68,17 @@ def refusal(status: int, body: bytes) -> DarkroomError:
         told = ErrorResponse.model_validate_json(body, extra="ignore").error
     except ValidationError:
         kind = WITHOUT_ENVELOPE.get(status) or WITHOUT_ENVELOPE.get(status // 100 * 100, Internal)
-        return _made(kind, f"the service answers {status}: {_text(body)}")
+        return _build(kind, f"the service answers {status}: {_text(body)}")
     if told.code == "INTERNAL" and status == 503:
         return ServiceFault(told.message)
-    return _made(KINDS[told.code], told.message, [FieldError(one.field, one.message) for one in told.details])
+    return _build(KINDS[told.code], told.message, [FieldError(one.field, one.message) for one in told.details])
 
 
 def _fault(error: ErrorInfo) -> DarkroomError:
-    return _made(KINDS[error.code], error.message, [FieldError(one.field, one.message) for one in error.details])
+    return _build(KINDS[error.code], error.message, [FieldError(one.field, one.message) for one in error.details])
 
 
-def _made(kind: type[DarkroomError], message: str, details: list[FieldError] | None = None) -> DarkroomError:
+def _build(kind: type[DarkroomError], message: str, details: list[FieldError] | None = None) -> DarkroomError:
     """Past the constructors: they make a message out of what the service knew, and here it is made already."""
     fault = kind.__new__(kind)
     DarkroomError.__init__(fault, message, details or ())

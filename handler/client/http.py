@@ -12,14 +12,14 @@ from urllib3.filepost import encode_multipart_formdata
 from ..contract.responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse, UploadResponse
 from ..errors import FieldError, Internal, InvalidRequest, QuotaExceeded, ServiceFault
 from .faults import refusal
-from .patience import Passing, persevere, seconds_of
-from .service import Look
+from .patience import Retryable, parse_retry_after, with_retries
+from .service import Poll
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .net import Answer, Net
-    from .patience import World
+    from .net import HttpClient, Response
+    from .patience import Clock
 
 Model = TypeVar("Model", bound=BaseModel)
 USER_AGENT = "darkroom-client"
@@ -28,8 +28,8 @@ USER_AGENT = "darkroom-client"
 class HttpService:
     """Repeats what may pass (429, 5xx, no answer) for up to ``within`` seconds a call. A :class:`.service.Service`."""
 
-    def __init__(self, endpoint: str, api_key: str | None, net: Net, within: float, world: World) -> None:
-        self._base, self._net, self._within, self._world = endpoint.rstrip("/"), net, within, world
+    def __init__(self, endpoint: str, api_key: str | None, http: HttpClient, within: float, clock: Clock) -> None:
+        self._base, self._http, self._within, self._clock = endpoint.rstrip("/"), http, within, clock
         self._headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
         if api_key:
             self._headers["X-API-Key"] = api_key
@@ -51,24 +51,24 @@ class HttpService:
         body, kind = encode_multipart_formdata(fields)
 
         def attempt(left: float) -> str:
-            answer = self._net.call("POST", form.url, left, body=body, headers={"Content-Type": kind})
+            answer = self._http.call("POST", form.url, left, body=body, headers={"Content-Type": kind})
             if answer.status in {200, 201, 204}:
                 return form.upload_id
             fault = f"the image was not taken: {answer.status} {answer.body[:200].decode('utf-8', 'replace')}"
             if answer.status >= 500:
-                raise Passing(ServiceFault(fault))
+                raise Retryable(ServiceFault(fault))
             raise InvalidRequest([FieldError("image", fault)])
 
-        return persevere(attempt, self._within, self._world)
+        return with_retries(attempt, self._within, self._clock)
 
-    def look(self, task_id: str, etag: str | None, wait: int) -> Look:
+    def poll(self, task_id: str, etag: str | None, wait: int) -> Poll:
         query = {"wait": wait} if wait else {}
         headers = {"If-None-Match": etag} if etag else {}
         answer = self._call("GET", f"/results/{_part(task_id)}", query=query, headers=headers, held=wait)
-        after = seconds_of(answer.headers.get("Retry-After"), self._world.now())
+        after = parse_retry_after(answer.headers.get("Retry-After"), self._clock.now())
         if answer.status == 304:
-            return Look(None, etag, after)
-        return Look(_read(ResultResponse, answer), answer.headers.get("ETag"), after)
+            return Poll(None, etag, after)
+        return Poll(_read(ResultResponse, answer), answer.headers.get("ETag"), after)
 
     def page(self, limit: int, cursor: str | None, status: str | None, tag: str | None) -> ResultPage:
         asked = {"limit": limit, "cursor": cursor, "status": status, "tag": tag}
@@ -94,23 +94,23 @@ class HttpService:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         held: float = 0,
-    ) -> Answer:
+    ) -> Response:
         url = self._base + path + (f"?{urlencode(query)}" if query else "")
         sent = {**self._headers, **(headers or {})}
 
-        def attempt(left: float) -> Answer:
-            answer = self._net.call(method, url, left, body=body, headers=sent, held=held)
+        def attempt(left: float) -> Response:
+            answer = self._http.call(method, url, left, body=body, headers=sent, held=held)
             if answer.status in {200, 201, 202, 304}:
                 return answer
             fault = refusal(answer.status, answer.body)
-            after = seconds_of(answer.headers.get("Retry-After"), self._world.now())
+            after = parse_retry_after(answer.headers.get("Retry-After"), self._clock.now())
             if isinstance(fault, QuotaExceeded) and after is None:
                 raise fault  # it passes at a time that nobody has told
             if answer.status in {408, 429} or answer.status >= 500:
-                raise Passing(fault, after)
+                raise Retryable(fault, after)
             raise fault
 
-        return persevere(attempt, self._within + held, self._world)
+        return with_retries(attempt, self._within + held, self._clock)
 
 
 def _part(task_id: str) -> str:
@@ -118,7 +118,7 @@ def _part(task_id: str) -> str:
     return "%2E" * len(task_id) if task_id.strip(".") == "" else quote(task_id, safe="")
 
 
-def _read(model: type[Model], answer: Answer) -> Model:
+def _read(model: type[Model], answer: Response) -> Model:
     """Fields that a newer service has added are passed over."""
     try:
         return model.model_validate_json(answer.body, extra="ignore")

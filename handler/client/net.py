@@ -10,7 +10,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 
 from ..errors import ServiceFault, SettingsError
-from .patience import Passing
+from .patience import Retryable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ CONNECTIONS = 64
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """``headers`` by their names in any case."""
 
     status: int
@@ -30,7 +30,7 @@ class Answer:
     body: bytes
 
 
-class Net:
+class HttpClient:
     """Connections that are kept, by the proxies that the environment names. No redirect is followed, for the API key
     would go along. Thread-safe.
     """
@@ -47,8 +47,8 @@ class Net:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         held: float = 0,
-    ) -> Answer:
-        """One request, in at most ``left`` seconds and those for which the service may hold it. Raises Passing where
+    ) -> Response:
+        """One request, in at most ``left`` seconds and those for which the service may hold it. Raises Retryable where
         no answer came or a part of one, and SettingsError for what is no URL.
         """
         try:
@@ -67,8 +67,8 @@ class Net:
         except SSLError as fault:
             raise ServiceFault(f"{_host(url)} is not who it says: {fault}") from fault
         except HTTPError as fault:
-            raise Passing(ServiceFault(f"{_host(url)} does not answer")) from fault
-        return Answer(reply.status, reply.headers, reply.data)
+            raise Retryable(ServiceFault(f"{_host(url)} does not answer")) from fault
+        return Response(reply.status, reply.headers, reply.data)
 
     def plain(self, method: str, url: str, left: float) -> tuple[int, bytes]:
         """A request that needs no headers, as to a presigned URL."""

@@ -25,7 +25,7 @@ BASE = 0.25
 MOST = 8.0
 
 
-class Passing(Exception):
+class Retryable(Exception):
     """Inside the client only: ``fault`` may be gone at the next try, not before ``retry_after`` seconds."""
 
     def __init__(self, fault: DarkroomError, retry_after: float | None = None) -> None:
@@ -34,40 +34,40 @@ class Passing(Exception):
 
 
 @dataclass(frozen=True)
-class World:
+class Clock:
     """What a client takes from outside. ``clock`` counts seconds from anywhere, ``random`` lies in [0, 1)."""
 
-    clock: Callable[[], float] = time.monotonic
+    monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.random
     now: Callable[[], datetime] = utc_now
 
 
-def pause(tries: int, random: Callable[[], float], *, most: float = MOST) -> float:
+def backoff(tries: int, random: Callable[[], float], *, most: float = MOST) -> float:
     """Seconds before the next try, after so many."""
     return random() * min(most, BASE * 2.0 ** min(tries, 30))
 
 
-def persevere(attempt: Callable[[float], T], within: float, world: World) -> T:
-    """Calls ``attempt`` with the seconds that are left until it returns. Raises the fault of the last Passing when the
+def with_retries(attempt: Callable[[float], T], within: float, clock: Clock) -> T:
+    """Calls ``attempt`` with the seconds that are left until it returns. Raises the fault of the last Retryable when the
     next try would come later than ``within`` seconds after the first: a Retry-After beyond that is not waited for.
     """
-    deadline = world.clock() + within
+    deadline = clock.monotonic() + within
     for tries in count():
         try:
-            return attempt(deadline - world.clock())
-        except Passing as passing:
+            return attempt(deadline - clock.monotonic())
+        except Retryable as passing:
             # The jitter goes on top of Retry-After, or all who were sent away would come back at the same moment.
-            rest = (passing.retry_after or 0) + pause(tries, world.random)
-            if world.clock() + rest > deadline:
+            rest = (passing.retry_after or 0) + backoff(tries, clock.random)
+            if clock.monotonic() + rest > deadline:
                 if passing.retry_after is not None:
                     passing.fault.retry_after = round(passing.retry_after)
                 raise passing.fault from passing.__cause__
-            world.sleep(rest)
+            clock.sleep(rest)
     raise AssertionError("count() does not end")
 
 
-def seconds_of(header: str | None, now: datetime) -> float | None:
+def parse_retry_after(header: str | None, now: datetime) -> float | None:
     """A Retry-After in either of its forms, as seconds from now; None where there is none that can be read."""
     if not header:
         return None

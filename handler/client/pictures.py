@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from ..contract.ids import TASK_ID
 from ..errors import Internal, NotFound, ServiceFault
-from .patience import Passing, persevere
+from .patience import Retryable, with_retries
 
 if TYPE_CHECKING:
     from ..contract.responses import ResultImage, ResultResponse
-    from .net import Net
-    from .patience import World
+    from .net import HttpClient
+    from .patience import Clock
 
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
@@ -41,7 +41,7 @@ class Picture:
         return part.replace(path)
 
 
-def fetch(result: ResultResponse, net: Net, within: float, world: World) -> list[Picture]:
+def fetch(result: ResultResponse, http: HttpClient, within: float, clock: Clock) -> list[Picture]:
     """All pictures of a completed task. Raises Stale, ServiceFault, and Internal for other bytes than the record's."""
     if not fullmatch(TASK_ID, result.task_id):
         raise Internal("the service names a task as none can be named")
@@ -49,20 +49,20 @@ def fetch(result: ResultResponse, net: Net, within: float, world: World) -> list
     return [
         Picture(
             name=f"{result.task_id}{f'-{index}' if several else ''}.{EXTENSIONS.get(image.content_type, 'bin')}",
-            body=persevere(lambda left, image=image: _get(image, net, left), within, world),  # type: ignore[misc]
+            body=with_retries(lambda left, image=image: _get(image, http, left), within, clock),  # type: ignore[misc]
             about=image,
         )
         for index, image in enumerate(result.images)
     ]
 
 
-def _get(image: ResultImage, net: Net, left: float) -> bytes:
-    status, body = net.plain("GET", image.url, left)
+def _get(image: ResultImage, http: HttpClient, left: float) -> bytes:
+    status, body = http.plain("GET", image.url, left)
     if status in {403, 404, 410}:
         raise Stale("the image is no longer kept, or its URL has expired")
     if status != 200:
-        raise Passing(ServiceFault(f"the image was not given out: {status}"))
+        raise Retryable(ServiceFault(f"the image was not given out: {status}"))
     if sha256(body).hexdigest() != image.sha256:
         # Torn or mangled on its way: another try may bring the right one.
-        raise Passing(Internal("the image that came back is not the one that was written"))
+        raise Retryable(Internal("the image that came back is not the one that was written"))
     return body

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
+class Poll:
     """A result, or None where it is what ``etag`` stands for; ``retry_after``: seconds until another is worth it."""
 
     result: ResultResponse | None
@@ -30,7 +30,7 @@ class Service(Protocol):
     def upload(self, image: bytes, content_type: str) -> str:
         """Sends an input image; the upload_id under which requests find it. A second one is of no harm."""
 
-    def look(self, task_id: str, etag: str | None, wait: int) -> Look:
+    def poll(self, task_id: str, etag: str | None, wait: int) -> Poll:
         """The result: with an ``etag`` once it is another, without one once it is terminal, or after ``wait`` seconds
         as it is then.
         """

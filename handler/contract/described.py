@@ -106,7 +106,7 @@ def answers(
     return dict(sorted(made.items()))
 
 
-def finished(document: dict[str, Any]) -> dict[str, Any]:
+def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Powertools' document with what it leaves out, and without what it adds."""
     _, schemas = models_json_schema([(one, "validation") for one in CONTRACTS], ref_template=COMPONENT)
     # Powertools writes limits as floats, so that the largest seed was one too large; and answers that nobody gives.
@@ -136,7 +136,7 @@ def finished(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def narrowed(document: dict[str, Any], card: ModelCard) -> dict[str, Any]:
+def limit_to_model(document: dict[str, Any], card: ModelCard) -> dict[str, Any]:
     """The document with the model's own limits in what it may be asked."""
     document = copy.deepcopy(document)
     whole = document["components"]["schemas"][ASKED]

@@ -41,7 +41,7 @@ class Measured:
     pixels: int
 
 
-def where(settings: Settings) -> str | None:
+def worker_host(settings: Settings) -> str | None:
     """What this process runs on, in the words of ``prices.json``; None where nothing tells."""
     if memory := settings.aws_lambda_function_memory_size:
         machine = platform.machine()
@@ -65,7 +65,7 @@ def report(
         "model": card,
         "reason": reason,
         "measured": measured,
-        "host": where(settings),
+        "host": worker_host(settings),
         "at": now.astimezone(UTC).isoformat(),
     }
 

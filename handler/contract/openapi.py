@@ -241,7 +241,7 @@ def docs() -> str: ...
 def document(base: str = "", card: dict[str, Any] | None = None) -> dict[str, Any]:
     """The OpenAPI 3.1 document as JSON data, of an API that is at ``base`` and draws with the model of ``card``."""
     made = {**_document(), "servers": [{"url": base or "/"}]}
-    return described.narrowed(made, ModelCard.model_validate(card)) if card else made
+    return described.limit_to_model(made, ModelCard.model_validate(card)) if card else made
 
 
 @cache
@@ -249,4 +249,4 @@ def _document() -> dict[str, Any]:
     from importlib.metadata import version
 
     text = app.get_openapi_json_schema(title="Darkroom", version=version("darkroom"), description=summary)
-    return described.finished(json.loads(text))
+    return described.complete(json.loads(text))

@@ -106,22 +106,22 @@ class Parsed:
         return self.request
 
 
-class Checks(Protocol):
+class CardChecks(Protocol):
     """What is known of the model that will run a request: its card."""
 
     def faults(self, values: Mapping[str, Any]) -> list[FieldError]:
         """What that model refuses in a request's ``values``."""
 
 
-def parse(body: str | bytes, card: Checks | None = None) -> Parsed:
+def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
     """Reads a request and checks it against the contract and, where known, the card of the model that will run it."""
     try:
-        data = decoded(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
+        data = json_object(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
     except InvalidRequest as fault:
         return Parsed(None, fault.details, None)
     request, faults = None, []
     try:
-        request = accepted(GenerationRequest, data)
+        request = validated(GenerationRequest, data)
     except InvalidRequest as fault:
         faults = list(fault.details)
     if card is not None:
@@ -132,7 +132,7 @@ def parse(body: str | bytes, card: Checks | None = None) -> Parsed:
     return Parsed(request, tuple(faults), None if bad_id else data.get("task_id"))
 
 
-def decoded(raw: bytes) -> dict[str, Any]:
+def json_object(raw: bytes) -> dict[str, Any]:
     """The JSON object that a body is. Raises InvalidRequest."""
     if len(raw) > MAX_BODY:
         raise InvalidRequest([FieldError("body", f"has {len(raw)} bytes; at most {MAX_BODY} are taken")])
@@ -145,7 +145,7 @@ def decoded(raw: bytes) -> dict[str, Any]:
     return data
 
 
-def accepted(contract: type[C], data: dict[str, Any]) -> C:
+def validated(contract: type[C], data: dict[str, Any]) -> C:
     """``data`` as that contract. Raises InvalidRequest with every fault."""
     try:
         return contract.model_validate(data)

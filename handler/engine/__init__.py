@@ -68,7 +68,7 @@ class Engine(Protocol):
     measured: Measured | None
     """How fast it drew when it was loaded; None where its steps or size are not known."""
 
-    def place(self) -> AbstractContextManager[None]:
+    def slot(self) -> AbstractContextManager[None]:
         """Waits for one of the ``capacity`` places; a task is claimed only with a place in hand."""
 
     def develop(

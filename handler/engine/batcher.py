@@ -10,7 +10,7 @@ import torch
 
 from ..errors import OutOfMemory
 from .faults import free_memory, out_of_memory
-from .merging import Call, card_of, merge, split
+from .merging import Call, call_of, merge, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ class Batcher:
         self.merging = True
         self.patience, self.most_patience = PATIENCE, MOST_PATIENCE
         self.last_call: Call | None = None
-        self.count = 0
+        self.forwards = 0
         self.calls = 0
         self.device = next(denoiser.parameters()).device
         self._compute = compute
@@ -42,7 +42,7 @@ class Batcher:
 
     def call(self, owner: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Hands a call over and waits for its rows. ``owner`` is the task. Raises what the forward raised."""
-        call = card_of(owner, self.named(args, kwargs))
+        call = call_of(owner, self.bind(args, kwargs))
         with self._compute.changed:
             self._waiting.append(call)
             self._awaited.discard(owner)
@@ -52,7 +52,7 @@ class Batcher:
             raise call.fault
         return call
 
-    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """A call's arguments by the names of the network's own signature."""
         bound = self._signature.bind(*args, **kwargs)
         named: dict[str, Any] = {}
@@ -78,7 +78,7 @@ class Batcher:
         group = self._take(self._waiting[0].key)
         return (lambda: self._run(group)), None
 
-    def time(self, call: Call, size: int) -> float:
+    def time_forward(self, call: Call, size: int) -> float:
         """Seconds of a forward of ``size`` such calls. For the compute thread."""
         arguments = merge([call] * size)
         began = time.perf_counter()
@@ -144,7 +144,7 @@ class Batcher:
         return parts
 
     def _outputs(self, group: list[Call]) -> list[Any]:
-        self.count += 1
+        self.forwards += 1
         self.calls += len(group)
         self.last_call = group[0]
         if len(group) == 1:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from . import Observer
     from .batcher import Batcher
-    from .preview import Preview
+    from .preview import LatentPreviewer
 
 
 class SavedOutputs:
@@ -33,13 +33,13 @@ class SavedOutputs:
 class TaskCalls:
     """Stands behind a task's seam. A call is answered from the checkpoint where that has it, else by a forward."""
 
-    def __init__(self, batcher: Batcher, pipe: Any, observer: Observer, replay: SavedOutputs) -> None:
-        self._batcher, self._pipe, self._observer, self.replay = batcher, pipe, observer, replay
+    def __init__(self, batcher: Batcher, pipe: Any, observer: Observer, saved: SavedOutputs) -> None:
+        self._batcher, self._pipe, self._observer, self.saved = batcher, pipe, observer, saved
         self._others: list[Batcher] = []
         self._outputs: list[torch.Tensor] = []
         self._exact = True
         self._seen: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self.look: Preview | None = None
+        self.previewer: LatentPreviewer | None = None
         self.together = 1
         self.share = 0.0
         self.first: float | None = None
@@ -49,10 +49,10 @@ class TaskCalls:
         if self.first is None:
             self.first = time.perf_counter()
             self._observer.begins(self)
-            self.replay.read(self._batcher.device)
+            self.saved.read(self._batcher.device)
         done = len(self._outputs)
-        if done < len(self.replay.stored):
-            output: Any = (self.replay.stored[done],)
+        if done < len(self.saved.stored):
+            output: Any = (self.saved.stored[done],)
         else:
             self._observer.at_step(done, max(self._steps(), done + 1))
             call = self._batcher.call(self, args, kwargs)
@@ -64,7 +64,7 @@ class TaskCalls:
         self.last = time.perf_counter()
         return output
 
-    def control(self, batcher: Batcher) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    def through_controlnet(self, batcher: Batcher) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         """The way through a ControlNet's seam: merged like the denoiser's calls, and computed anew in a replay."""
         self._others.append(batcher)
         return lambda args, kwargs: batcher.call(self, args, kwargs).output
@@ -79,19 +79,19 @@ class TaskCalls:
         from .checkpoint import pack
 
         outputs = list(self._outputs)
-        return pack(outputs, self.replay.made_by) if outputs and self._exact and self.replay.made_by else b""
+        return pack(outputs, self.saved.made_by) if outputs and self._exact and self.saved.made_by else b""
 
     def preview(self) -> bytes:
         """Made when it is asked for, from the last call: a task that nobody looks at pays nothing for it."""
-        from .preview import expected
+        from .preview import predict_x0
 
-        if self.look is None or self._seen is None or not self._outputs:
+        if self.previewer is None or self._seen is None or not self._outputs:
             return b""
-        called = self._batcher.named(*self._seen)
+        called = self._batcher.bind(*self._seen)
         sample = called.get("sample", called.get("hidden_states"))
         if sample is None or sample.ndim != 4 or sample.shape != self._outputs[-1].shape:
             return b""
-        return self.look.jpeg(expected(self._pipe.scheduler, sample, called["timestep"], self._outputs[-1]))
+        return self.previewer.jpeg(predict_x0(self._pipe.scheduler, sample, called["timestep"], self._outputs[-1]))
 
     def _steps(self) -> int:
         """Of the pipeline's own loop; from an input image it leaves out the scheduler's first ones."""

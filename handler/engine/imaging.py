@@ -22,7 +22,7 @@ MAX_PIXELS = 4096 * 4096
 """Of an input image: 64 MB in memory, as RGBA."""
 
 
-def encode(picture: Image.Image, output_format: OutputFormat, quality: int | None, seed: int) -> EncodedImage:
+def encode_image(picture: Image.Image, output_format: OutputFormat, quality: int | None, seed: int) -> EncodedImage:
     """Encodes one picture; ``quality`` (1 to 100) is for jpeg and webp."""
     options: dict[str, Any] = {} if output_format == "png" else {"quality": quality or DEFAULT_QUALITY}
     flat = picture.convert("RGB") if output_format == "jpeg" else picture
@@ -38,7 +38,7 @@ def encode(picture: Image.Image, output_format: OutputFormat, quality: int | Non
     )
 
 
-def decode(body: bytes, request: GenerationRequest, card: ModelCard) -> Image.Image:
+def decode_input(body: bytes, request: GenerationRequest, card: ModelCard) -> Image.Image:
     """The input image in RGB, upright, as large as the picture is to be: scaled to cover the request's ``width`` and
     ``height`` and cut around its middle; without them in its own size. Raises InvalidRequest.
     """

@@ -46,7 +46,7 @@ Fetch = Callable[[str, "Settings"], tuple[Path, str]]
 """From an ``s3://`` URL to a folder on this machine and a revision that names its content."""
 
 
-def load(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, ModelCard]:
+def load_pipeline(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, ModelCard]:
     """Loads the pipeline; ``fetch`` gets it from S3 where it lies there.
 
     Raises ModelUnavailable with the reason, whatever went wrong.

@@ -41,7 +41,7 @@ class Call:
         self.done.set()
 
 
-def card_of(owner: object, arguments: dict[str, Any]) -> Call:
+def call_of(owner: object, arguments: dict[str, Any]) -> Call:
     """The call with its batch size (first dimension of its first tensor) and the key that says what it fits."""
     leaves = dict(_leaves(arguments))
     at, first = next((path, leaf) for path, leaf in leaves.items() if isinstance(leaf, torch.Tensor) and leaf.ndim)

@@ -20,14 +20,14 @@ GOOD_FIT = 0.15
 """Largest mean difference (0 to 1) of the fitted colours for which a preview is worth showing."""
 
 
-class Preview:
+class LatentPreviewer:
     """``weights``: [C + 1, 3], for a latent pixel's C channels and a constant."""
 
     def __init__(self, weights: np.ndarray[Any, Any]) -> None:
         self._weights = weights
 
     @classmethod
-    def fit(cls, latents: np.ndarray[Any, Any], pictures: np.ndarray[Any, Any]) -> Preview | None:
+    def fit(cls, latents: np.ndarray[Any, Any], pictures: np.ndarray[Any, Any]) -> LatentPreviewer | None:
         """From ``latents`` [N, C, h, w] and their ``pictures`` [N, H, W, 3] (0 to 1), by least squares over all pixels.
 
         None where they do not correspond pixel by pixel, or not linearly enough.
@@ -58,17 +58,17 @@ def _with_constant(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.concatenate([rows, np.ones((len(rows), 1), rows.dtype)], axis=1)
 
 
-def fitted(
+def fit_previewer(
     run: Callable[[dict[str, Any]], Developed], call: dict[str, Any], pictures: np.ndarray[Any, Any]
-) -> Preview | None:
+) -> LatentPreviewer | None:
     """The map for this pipeline, from a picture that it has drawn and the latents of the same call."""
     latents = run({**call, "output_type": "latent"}).pictures
     if not isinstance(latents, torch.Tensor):
         return None
-    return Preview.fit(latents.float().cpu().numpy(), pictures)
+    return LatentPreviewer.fit(latents.float().cpu().numpy(), pictures)
 
 
-def expected(scheduler: Any, sample: torch.Tensor, timestep: Any, answered: torch.Tensor) -> torch.Tensor:
+def predict_x0(scheduler: Any, sample: torch.Tensor, timestep: Any, answered: torch.Tensor) -> torch.Tensor:
     """The clean latents that a denoiser's answer points at, for the last row: [C, h, w].
 
     With a of ``alphas_cumprod``, x0 = (x - √(1-a) ε)/√a or √a x - √(1-a) v (Ho et al. 2020, Salimans and Ho 2022);

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from . import Observer
     from .batcher import Batcher
     from .compute import Compute
-    from .preview import Preview
+    from .preview import LatentPreviewer
 
 
 class PipelineEngine:
@@ -42,50 +42,50 @@ class PipelineEngine:
         self._denoiser = denoiser_name(pipe)
         self.batcher: Batcher = Batcher(getattr(pipe, self._denoiser), compute)
         control = getattr(pipe, "controlnet", None)
-        self.control = Batcher(control, compute) if isinstance(control, torch.nn.Module) else None
-        for batcher in filter(None, (self.batcher, self.control)):
+        self.controlnet = Batcher(control, compute) if isinstance(control, torch.nn.Module) else None
+        for batcher in filter(None, (self.batcher, self.controlnet)):
             compute.serve(batcher)
-        self.look: Preview | None = None
+        self.previewer: LatentPreviewer | None = None
         self._tokenizing = threading.Lock()
         self._weights = compute.run(lambda: weights_of(self.batcher.denoiser))
-        self._places = threading.Condition()
+        self._slots = threading.Condition()
         self._taken = 0
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        with self._places:
-            self._places.wait_for(lambda: self._taken < self.capacity)
+    def slot(self) -> Iterator[None]:
+        with self._slots:
+            self._slots.wait_for(lambda: self._taken < self.capacity)
             self._taken += 1
         try:
             yield
         finally:
-            with self._places:
+            with self._slots:
                 self._taken -= 1
-                self._places.notify()
+                self._slots.notify()
 
     def develop(
         self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
     ) -> Developed:
         from .checkpoint import identity
-        from .imaging import decode
+        from .imaging import decode_input
 
         made_by = identity(self.card, self._weights, request, image)
-        picture = decode(image, request, self.card) if image else None
+        picture = decode_input(image, request, self.card) if image else None
         return self.run(self.arguments(request, picture), observer, SavedOutputs(made_by, checkpoint))
 
     def arguments(self, request: GenerationRequest, picture: Image | None = None) -> dict[str, Any]:
         """For ``run``; ``picture`` is the input image."""
         return arguments(request, self.card, self.pipe if picture is None else self.from_image, picture)
 
-    def run(self, call: dict[str, Any], observer: Observer, replay: SavedOutputs | None = None) -> Developed:
+    def run(self, call: dict[str, Any], observer: Observer, saved: SavedOutputs | None = None) -> Developed:
         """Runs the pipeline with these arguments in this thread; what is heavy is done in the compute thread."""
         import torch
 
         from .faults import device_lost, out_of_memory
 
         pipe = self._own(self.pipe if call.get("image") is None else self.from_image)
-        calls = TaskCalls(self.batcher, pipe, observer, replay or SavedOutputs({}))
-        calls.look = self.look
+        calls = TaskCalls(self.batcher, pipe, observer, saved or SavedOutputs({}))
+        calls.previewer = self.previewer
         self._stand_in(pipe, calls)
         began = time.perf_counter()
         try:
@@ -108,15 +108,15 @@ class PipelineEngine:
             output.images,
             **times,
             batch_size=calls.together,
-            resumed_steps=len(calls.replay.stored),
+            resumed_steps=len(calls.saved.stored),
             forward_share=calls.share,
         )
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
-        from .imaging import encode
+        from .imaging import encode_image
 
         pairs = zip(developed.pictures, request.seeds(), strict=True)
-        return [encode(picture, request.output_format, request.quality, seed) for picture, seed in pairs]
+        return [encode_image(picture, request.output_format, request.quality, seed) for picture, seed in pairs]
 
     def close(self) -> None:
         self.compute.close()
@@ -137,8 +137,8 @@ class PipelineEngine:
         for name, component in pipe.components.items():
             if name == self._denoiser:
                 vars(pipe)[name] = Seam(component, calls)
-            elif name == "controlnet" and self.control is not None:
-                vars(pipe)[name] = Seam(component, calls.control(self.control))
+            elif name == "controlnet" and self.controlnet is not None:
+                vars(pipe)[name] = Seam(component, calls.through_controlnet(self.controlnet))
             elif isinstance(component, torch.nn.Module):
                 vars(pipe)[name] = OnComputeThread(component, self.compute)
             elif name.startswith("tokenizer") and component is not None:

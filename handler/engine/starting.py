@@ -23,9 +23,9 @@ def start(settings: Settings, fetch: Fetch | None = None) -> PipelineEngine:
     began = time.perf_counter()
 
     def load() -> tuple[Any, ModelCard]:
-        from .loading import load
+        from .loading import load_pipeline
 
-        return load(settings, fetch)
+        return load_pipeline(settings, fetch)
 
     try:
         pipe, card = compute.run(load)

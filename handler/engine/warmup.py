@@ -13,7 +13,7 @@ from PIL import Image
 from ..contract.health import Measured
 from ..contract.request import GenerationRequest
 from ..logs import logger
-from .preview import fitted
+from .preview import fit_previewer
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -66,7 +66,9 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
         engine.batcher.merging = False
         logger.warning("merging is off: it changes this pipeline's pictures", difference=worst, allowed=allowed)
     if settings.previews:
-        engine.look = fitted(partial(engine.run, observer=NoObserver()), _arguments(engine, pair[0]), alone[0])
+        engine.previewer = fit_previewer(
+            partial(engine.run, observer=NoObserver()), _arguments(engine, pair[0]), alone[0]
+        )
     if settings.max_batch:
         engine.capacity = settings.max_batch
     elif engine.batcher.merging:
@@ -81,7 +83,7 @@ def prove(engine: PipelineEngine, pair: list[GenerationRequest], alone: list[Any
     """
     together: list[Any] = [None, None]
     batcher = engine.batcher
-    before, usual = batcher.calls - batcher.count, (batcher.patience, batcher.most_patience)
+    before, usual = batcher.calls - batcher.forwards, (batcher.patience, batcher.most_patience)
     batcher.patience, batcher.most_patience = 100.0, 5.0  # they are to meet, however slow this machine is just now
 
     def draw(at: int) -> None:
@@ -96,7 +98,7 @@ def prove(engine: PipelineEngine, pair: list[GenerationRequest], alone: list[Any
     for thread in threads:
         thread.join()
     batcher.patience, batcher.most_patience = usual
-    if any(picture is None for picture in together) or batcher.calls - batcher.count == before:
+    if any(picture is None for picture in together) or batcher.calls - batcher.forwards == before:
         return float("inf")
     return max(float(np.abs(one - other).max()) for one, other in zip(together, alone, strict=True))
 
@@ -137,7 +139,7 @@ def measure(engine: PipelineEngine) -> int:
     for _ in range(ROUNDS):
         for size in SIZES:
             try:
-                spent = engine.compute.run(partial(engine.batcher.time, recorded, size))
+                spent = engine.compute.run(partial(engine.batcher.time_forward, recorded, size))
             except torch.OutOfMemoryError:
                 break
             fastest[size] = min(spent, fastest.get(size, spent))

@@ -109,12 +109,12 @@ class Attempt:
             # Without its thread every attempt would lose its lease.
             logger.exception("a sign of life broke", task_id=self.record.task_id)
 
-    def keep_hidden(self) -> None:
+    def extend_visibility(self) -> None:
         """Keeps the message from others for another lease, in time. Apart from ``beat``: SQS may be slow on its own."""
         if self._now() - self._hidden_at < self._lease / 3:
             return
         try:
-            self._queue.hide(self._message.receipt_handle, self._lease.total_seconds())
+            self._queue.change_visibility(self._message.receipt_handle, self._lease.total_seconds())
             self._hidden_at = self._now()
         except ServiceFault as fault:
             logger.warning("the message may come back early", task_id=self.record.task_id, fault=str(fault))
@@ -164,7 +164,7 @@ class Attempt:
         try:
             self.release(stop)
             # A crash before this leaves the message to the queue's own time.
-            self._queue.hide(self._message.receipt_handle, 0)
+            self._queue.change_visibility(self._message.receipt_handle, 0)
             logger.info("released in the middle of a step", task_id=task_id)
         except DarkroomError as fault:
             logger.warning("not released: the lease has to run out", task_id=task_id, fault=fault.message)

@@ -38,7 +38,7 @@ class Claims:
         new_id: Callable[[], str],
         new_seed: Callable[[], int],
     ) -> None:
-        self._settings, self._everyone, self._queue, self._worker = settings, store, queue, worker
+        self._settings, self._store, self._queue, self._worker = settings, store, queue, worker
         self._now, self._new_id, self._new_seed = now, new_id, new_seed
         self._metrics = Metrics(settings)
         self._keep = timedelta(days=settings.retention_days)
@@ -48,7 +48,7 @@ class Claims:
         self, task_id: str, request: GenerationRequest, message: Message, engine: Engine, deadline: float
     ) -> Attempt:
         """Raises Finished, Held, Conflict, or LostRace when another worker was faster."""
-        now, card, store = self._now(), engine.card, self._everyone.of(message.tenant)
+        now, card, store = self._now(), engine.card, self._store.for_tenant(message.tenant)
         stored = store.read(task_id)
         if stored is None:
             asked_at = message.sent_at(now)
@@ -66,7 +66,7 @@ class Claims:
             request=card.resolve(record.request or request),
             model=ModelRef(id=card.id, revision=card.revision, pipeline=card.pipeline, dtype=card.dtype),
         )
-        claimed, upload = inputs.found(store, claimed)
+        claimed, upload = inputs.read_input(store, claimed)
         if stored is None:
             store.index(record)
             stored = store.create(claimed)
@@ -90,7 +90,7 @@ class Claims:
         this ``request`` (taken before the model was known, say). Another task's record is never touched.
         """
         logger.warning("refused", task_id=task_id, code=fault.code, fault=fault.message)
-        store = self._everyone.of(tenant)
+        store = self._store.for_tenant(tenant)
         stored = store.read(task_id)
         if stored is None:
             record = moves.reject(task_id, fault, self._now(), self._keep, store.tenant)
@@ -110,7 +110,7 @@ class Claims:
         parsed = parse(message.body)
         task_id = parsed.task_id or message.message_id
         try:
-            store = self._everyone.of(message.tenant)
+            store = self._store.for_tenant(message.tenant)
             if store.read(task_id) is None:
                 asked_at = message.sent_at(self._now())
                 record = moves.create(task_id, parsed.accept(), self._new_seed(), asked_at, self._keep, store.tenant)

@@ -84,7 +84,7 @@ class Heartbeat:
         for attempt, watched in self._attempts.items():
             if watched.due <= now:
                 watched.due = now + self.pause()
-                free = {"beat", "keep_hidden"} - watched.busy
+                free = {"beat", "extend_visibility"} - watched.busy
                 watched.busy |= free
                 due += [(attempt, kind) for kind in sorted(free)]
         return due
@@ -95,7 +95,7 @@ class Heartbeat:
 
     def _sign(self, attempt: Attempt, kind: str) -> None:
         try:
-            (attempt.beat if kind == "beat" else attempt.keep_hidden)()
+            (attempt.beat if kind == "beat" else attempt.extend_visibility)()
         finally:
             with self._changed:
                 if watched := self._attempts.get(attempt):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..contract.record import Record
 
 
-def found(store: TaskStore, claimed: Record) -> tuple[Record, Upload | None]:
+def read_input(store: TaskStore, claimed: Record) -> tuple[Record, Upload | None]:
     """The record with what is known of its input image, and the image; the first attempt that finds one decides.
 
     Nothing is raised for an image that will not do: that ends the task, and only an attempt that holds it may.
@@ -28,7 +28,7 @@ def found(store: TaskStore, claimed: Record) -> tuple[Record, Upload | None]:
     return claimed.model_copy(update={"input": known}), upload
 
 
-def body_of(record: Record, upload: Upload | None) -> bytes:
+def bytes_of(record: Record, upload: Upload | None) -> bytes:
     """The input image's bytes; empty for a task without one. Raises InvalidRequest."""
     if record.request is None or record.request.image is None:
         return b""

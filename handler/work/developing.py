@@ -26,18 +26,18 @@ DISK_GONE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 class AttemptRunner:
     """What a process does with the attempts that it holds."""
 
-    def __init__(self, pipeline: LazyEngine, meter: Metrics) -> None:
-        self._pipeline, self._metrics = pipeline, meter
+    def __init__(self, lazy: LazyEngine, metrics: Metrics) -> None:
+        self._lazy, self._metrics = lazy, metrics
         self._tail = TAIL
 
-    def develop(self, attempt: Attempt, engine: Engine, began: float, place: ExitStack) -> None:
+    def develop(self, attempt: Attempt, engine: Engine, began: float, slot: ExitStack) -> None:
         """To a terminal record, and returns; or to a released one, and raises why.
 
         ``began`` (time.perf_counter) is when the attempt did; ``place`` holds the engine's place. Raises LostRace when
         the task is another's by now, else a retryable fault: Suspended, WorkerBroken, Internal, ServiceFault, TimedOut.
         """
         try:
-            self._complete(attempt, engine, began, place)
+            self._complete(attempt, engine, began, slot)
         except LostRace:
             self._metrics.wasted(attempt.unsaved)
             raise
@@ -56,14 +56,14 @@ class AttemptRunner:
             logger.exception("the pipeline broke", task_id=attempt.record.task_id)
             self._end(attempt, _named(fault))
 
-    def _complete(self, attempt: Attempt, engine: Engine, began: float, place: ExitStack) -> None:
+    def _complete(self, attempt: Attempt, engine: Engine, began: float, slot: ExitStack) -> None:
         request = attempt.record.request
         if request is None:
             raise Internal("a claimed record has a request")
         attempt.budget.tail = self._tail
-        image = inputs.body_of(attempt.record, attempt.input)
+        image = inputs.bytes_of(attempt.record, attempt.input)
         developed = engine.develop(request, attempt, attempt.saved.load(), image)
-        place.close()  # encoding and upload need no place: the next task starts meanwhile
+        slot.close()  # encoding and upload need no place: the next task starts meanwhile
         encoding = time.perf_counter()
         encoded = engine.encode(developed, request)
         uploading = time.perf_counter()
@@ -71,7 +71,7 @@ class AttemptRunner:
         ended = time.perf_counter()
         # Of the last tasks more than of the first ones, which came cold.
         self._tail = (self._tail + developed.decode + ended - encoding) / 2
-        cold = self._pipeline.take_cold_start()
+        cold = self._lazy.take_cold_start()
         timings = _timings(
             attempt.record,
             developed,

@@ -49,7 +49,7 @@ class Poller:
 
     def _return(self, message: Message) -> None:
         try:
-            self._queue.hide(message.receipt_handle, 0)
+            self._queue.change_visibility(message.receipt_handle, 0)
         except ServiceFault as fault:
             logger.warning("the message comes back at the queue's own time", fault=fault.message)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..aws.metrics import Metrics
-from ..aws.queue import TaskQueue, messages_of, misaddressed, partial_response
+from ..aws.queue import TaskQueue, messages_of, partial_response, tenant_fault
 from ..aws.store import TaskStore
 from ..aws.tracing import Tracer
 from ..aws.weights import fetch_model
@@ -88,8 +88,8 @@ class Generate:
         worker = worker or f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
         self._claims = Claims(settings, store, queue, worker=worker, now=now, new_id=new_id, new_seed=new_seed)
         self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3), chance)
-        self._pipeline = LazyEngine(settings, store, load, now)
-        self._runner = AttemptRunner(self._pipeline, Metrics(settings))
+        self._lazy = LazyEngine(settings, store, load, now)
+        self._runner = AttemptRunner(self._lazy, Metrics(settings))
         self._tracer = Tracer(settings, now)
         # Kept from one event to the next: OpenMP keeps memory for every thread that there ever was.
         self.threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
@@ -101,7 +101,7 @@ class Generate:
 
     def engine(self) -> Engine:
         """The engine, loaded by the first caller. Raises ModelUnavailable."""
-        return self._pipeline.engine()
+        return self._lazy.engine()
 
     def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Serves an SQS event's messages side by side. Answers which of them go back (``batchItemFailures``)."""
@@ -177,7 +177,7 @@ class Generate:
         faults.
         """
         message = delivery.message
-        nobody = misaddressed(message)
+        nobody = tenant_fault(message)
         if nobody is not None:
             # Under its own name, and nobody's: the only place that is surely not another's task.
             return self._claims.reject(message.message_id, nobody, None, None)
@@ -185,8 +185,8 @@ class Generate:
         task_id = parsed.task_id or message.message_id
         try:
             request = parsed.accept()
-            with ExitStack() as place:
-                place.enter_context(engine.place())
+            with ExitStack() as slot:
+                slot.enter_context(engine.slot())
                 began = time.perf_counter()
                 attempt = self._claims.claim(task_id, request, message, engine, delivery.deadline)
                 logger.thread_safe_append_keys(task_id=task_id, attempt=attempt.record.attempt)
@@ -194,7 +194,7 @@ class Generate:
                     logger.info("claimed", prompt=request.prompt, negative_prompt=request.negative_prompt)
                 delivery.tries = 1 + attempt.record.faults
                 with self._tracer.attempt(attempt, message.trace), self._heartbeat.watching(attempt):
-                    self._runner.develop(attempt, engine, began, place)
+                    self._runner.develop(attempt, engine, began, slot)
         except Suspended as fault:
             # A message of its own, not this one given back: a task that outlasts many hosts must not look like poison.
             # A crash before the send leaves this message; one after it makes two, and one claim.
@@ -230,7 +230,7 @@ class Generate:
         cause = str(fault.__cause__) if fault.__cause__ else None
         logger.info("back to the queue", message_id=message.message_id, fault=fault.message, cause=cause, seconds=delay)
         try:
-            self._queue.hide(message.receipt_handle, delay)
+            self._queue.change_visibility(message.receipt_handle, delay)
         except ServiceFault as hidden:
             logger.warning("the message comes back at the queue's own time", fault=hidden.message)
         raise Returned(fault.message) from fault

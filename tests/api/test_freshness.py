@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from handler.api.freshness import matches, pauses
+from handler.api.freshness import matches, poll_intervals
 from handler.api.results import Status
 from handler.aws.store import TaskStore
 from handler.contract.record import Progress, Record
@@ -228,7 +228,7 @@ def test_a_bad_wait(status: Status, wait: str) -> None:
 
 def test_pauses_grow_to_a_second() -> None:
     slept, count = 0.0, 0
-    for pause in pauses():
+    for pause in poll_intervals():
         slept, count = slept + pause, count + 1
         if slept >= 20:
             break

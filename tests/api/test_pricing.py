@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from handler.api.pricing import PRICES, Plan, Speed, measured, plans, prices
+from handler.api.pricing import PRICES, Plan, Speed, plans, prices, speed_of
 from handler.cli.main import app
 from handler.errors import InvalidRequest
 
@@ -70,7 +70,7 @@ def test_another_price_file(tmp_path: Path) -> None:
 def test_a_result_tells_its_speed(tmp_path: Path) -> None:
     times = {"text": 0.1, "denoise": 8.0, "decode": 0.2, "encode": 0.1, "upload": 0.1, "queue": 9, "total": 9}
     result = {"timings": times, "request": {"num_inference_steps": 20, "num_images": 1}, "batch_size": 4}
-    speed, steps = measured(result)
+    speed, steps = speed_of(result)
     assert [speed.step, speed.other, steps] == pytest.approx([0.1, 0.5, 20])
     file = tmp_path / "result.json"
     file.write_text(json.dumps(result))
@@ -78,7 +78,7 @@ def test_a_result_tells_its_speed(tmp_path: Path) -> None:
     assert "60 images an hour of 20 steps" in done.stdout
     assert "2.50 s an image" in done.stdout
     with pytest.raises(InvalidRequest, match="not that of a completed task"):
-        measured({**result, "timings": None})
+        speed_of({**result, "timings": None})
 
 
 def test_the_readmes_table_is_what_the_command_says() -> None:

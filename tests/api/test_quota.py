@@ -83,10 +83,10 @@ def test_dollars_are_counted_as_an_image_is_said_to_cost(door: Callable[..., Sub
 def test_each_tenant_has_its_own(door: Callable[..., Submit], store: TaskStore) -> None:
     submit = door(daily_images=1)
     for tenant in (None, "alice", "bob"):
-        submit.of(tenant).submit(asked("a"))
+        submit.for_tenant(tenant).submit(asked("a"))
         with pytest.raises(QuotaExceeded):
-            submit.of(tenant).submit(asked("b"))
-        assert spent(store.of(tenant)).images == 1
+            submit.for_tenant(tenant).submit(asked("b"))
+        assert spent(store.for_tenant(tenant)).images == 1
 
 
 def test_the_same_task_again_is_not_counted_again(door: Callable[..., Submit], store: TaskStore) -> None:
@@ -137,7 +137,7 @@ def test_of_many_at_once_no_more_than_the_budget(settings: Settings, store: Task
     clock = Clock()
 
     def submitted(number: int) -> str:
-        door = Submit(limited, store.of(f"tenant-{number % 2}"), queue, now=clock)
+        door = Submit(limited, store.for_tenant(f"tenant-{number % 2}"), queue, now=clock)
         while True:
             try:
                 return door.submit(asked(f"t{number // 4}")).task_id
@@ -150,7 +150,7 @@ def test_of_many_at_once_no_more_than_the_budget(settings: Settings, store: Task
         answers = Counter(pool.map(submitted, range(60)))
     # 15 tasks of each tenant, each twice, and 10 images.
     for tenant in ("tenant-0", "tenant-1"):
-        own = store.of(tenant)
+        own = store.for_tenant(tenant)
         counted = spent(own)
         recorded = [name for name in counted.tasks if own.read(name) is not None]
         assert counted.images == len(counted.tasks) == len(recorded) == 10

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from handler.api.pricing import around, prices
+from handler.api.pricing import overhead, prices
 from handler.api.submission import Submit
 from handler.contract import health
-from handler.contract.health import where
+from handler.contract.health import worker_host
 from handler.contract.responses import QuoteResponse
 
 from ..support import CARD, Clock, answer_of, http_event
@@ -51,7 +51,7 @@ def test_seconds_and_dollars_of_lambda(
     assert told["seconds"] == 2 * 2 * (4 * 0.5 + 2.0)  # images, twice the pixels, steps and the rest
     table = prices()
     drawing = 16 * 2 * table["lambda_gb_second"]["x86_64"] + table["lambda_request"]
-    assert told["dollars"] == pytest.approx(drawing + around(16, table), abs=1e-8)
+    assert told["dollars"] == pytest.approx(drawing + overhead(16, table), abs=1e-8)
     assert "Lambda x86_64, 2048 MB" in told["basis"]
     assert table["date"] in told["basis"]
 
@@ -66,7 +66,7 @@ def test_dollars_of_other_hosts(
     known(settings, store, clock, worker_host=host)
     told = quoted(submit, {"prompt": "fox"})[1]
     assert told["seconds"] == 4.0
-    expected = None if hour is None else pytest.approx(4 * hour / 3600 + around(4, prices()), abs=1e-8)
+    expected = None if hour is None else pytest.approx(4 * hour / 3600 + overhead(4, prices()), abs=1e-8)
     assert told["dollars"] == expected
     assert said in told["basis"]
 
@@ -106,9 +106,9 @@ def test_a_retry_is_quoted_too(submit: Submit, store: TaskStore) -> None:
 
 
 def test_what_a_worker_runs_on(settings: Settings) -> None:
-    assert where(settings) is None
-    assert where(replace(settings, worker_host="g6.xlarge")) == "g6.xlarge"
-    assert where(replace(settings, aws_lambda_function_memory_size=512)) == "Lambda x86_64, 512 MB"
+    assert worker_host(settings) is None
+    assert worker_host(replace(settings, worker_host="g6.xlarge")) == "g6.xlarge"
+    assert worker_host(replace(settings, aws_lambda_function_memory_size=512)) == "Lambda x86_64, 512 MB"
 
 
 def test_the_engine_measures_itself(engine: PipelineEngine) -> None:

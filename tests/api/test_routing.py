@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from handler.api.routing import Api, Call, Reply, answer
+from handler.api.routing import Api, Call, Reply, json_reply
 from handler.contract.health import report
 from handler.contract.paths import PATHS
 from handler.contract.request import MAX_BODY
@@ -198,7 +198,9 @@ def test_where_the_api_is(submit: Submit, event: dict[str, Any], base: str) -> N
 
 
 def test_bytes_travel_as_base64() -> None:
-    api = Api({"GET /docs": lambda _: Reply(200, b"\xff\x00", "image/png"), "GET /health": lambda _: answer(200, {})})
+    api = Api(
+        {"GET /docs": lambda _: Reply(200, b"\xff\x00", "image/png"), "GET /health": lambda _: json_reply(200, {})}
+    )
     response = api(http_event("GET", "/docs"), None)
     assert (response["isBase64Encoded"], base64.b64decode(response["body"])) == (True, b"\xff\x00")
     assert headers_of(response) == {"Content-Type": "image/png", "X-Content-Type-Options": "nosniff"}

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from handler.api.results import Status
 from handler.api.submission import Submit
-from handler.api.tenants import named, tenant_of
+from handler.api.tenants import tenant_name, tenant_of
 from handler.aws.queue import messages_of
 from handler.care.deadletters import DeadLetters
 from handler.care.redrive import Redrive
@@ -66,7 +66,7 @@ def test_off_means_that_nobody_is_told_apart() -> None:
 )
 def test_what_api_gateway_found_out_names_the_tenant(kind: str, context: Any, expected: str | None) -> None:
     event = identified(http_event("GET", "/results"), **context)
-    assert tenant_of(event, Settings(tenants=kind)) == (expected or named("arn:aws:iam::123456789012:user/alice"))
+    assert tenant_of(event, Settings(tenants=kind)) == (expected or tenant_name("arn:aws:iam::123456789012:user/alice"))
 
 
 def test_sessions_of_one_role_are_one_tenant() -> None:
@@ -114,19 +114,19 @@ def test_nobody_is_not_everybody(context: Any, settings: Settings, store: TaskSt
 
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_two_identities_never_share_a_name(one: str, other: str) -> None:
-    assert (named(one) == named(other)) == (one == other)
+    assert (tenant_name(one) == tenant_name(other)) == (one == other)
 
 
 def test_a_name_that_looks_hashed_is_hashed() -> None:
     """Else a caller who may choose a name could take that of somebody whose identity is hashed."""
-    victim = named("arn:aws:iam::1:user/alice")
-    assert named(victim) != victim
+    victim = tenant_name("arn:aws:iam::1:user/alice")
+    assert tenant_name(victim) != victim
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_no_store_for_what_is_no_name(store: TaskStore, name: str) -> None:
     with pytest.raises(InvalidRequest, match="tenant"):
-        store.of(name)
+        store.for_tenant(name)
 
 
 # What they meet.
@@ -178,7 +178,7 @@ def test_one_task_id_in_two_tenants_is_two_tasks(
             assert sha256(reply.read()).hexdigest() == result["images"][0]["sha256"]
         assert door(tenant, "GET", "/results/mine", inline="base64")[1]["image_base64"]
         assert "tenant" not in result
-        record = record_of(store.of(tenant), "mine")
+        record = record_of(store.for_tenant(tenant), "mine")
         assert record.tenant == tenant
         assert [image.key for image in record.images] == [f"tenants/{tenant}/tasks/mine/1/0.png"]
     assert store.read("mine") is None
@@ -186,7 +186,7 @@ def test_one_task_id_in_two_tenants_is_two_tasks(
 
 def test_what_is_anothers_is_not_there(door: Door, generate: Generate, store: TaskStore, queue: TaskQueue) -> None:
     door("alice", "POST", "/generate", FOX)
-    before = record_of(store.of("alice"), "mine")
+    before = record_of(store.for_tenant("alice"), "mine")
     nothing = door("bob", "GET", "/results/never")
     assert nothing[0] == 404
     for method, path in (("GET", "/results/mine"), ("DELETE", "/results/mine")):
@@ -194,7 +194,7 @@ def test_what_is_anothers_is_not_there(door: Door, generate: Generate, store: Ta
         # Word for word what is answered for a task that there never was.
         assert (code, json.dumps(answer).replace("mine", "never")) == (404, json.dumps(nothing[1]))
     assert door("bob", "GET", "/results") == (200, {"results": [], "cursor": None})
-    assert record_of(store.of("alice"), "mine") == before
+    assert record_of(store.for_tenant("alice"), "mine") == before
 
 
 ODD_PATHS = [
@@ -224,7 +224,7 @@ def test_no_path_leads_out_of_a_tenant(door: Door, odd: str) -> None:
 @pytest.mark.parametrize("task_id", ["../x", "a/b", "tenants/alice/tasks/mine", "", "x" * 129])
 def test_no_task_can_be_called_what_would_lead_out(door: Door, store: TaskStore, task_id: str) -> None:
     assert door("bob", "POST", "/generate", json.dumps({"prompt": "fox", "task_id": task_id}))[0] == 422
-    for read in (store.read, store.of("bob").read, store.read_checkpoint, store.delete_checkpoint):
+    for read in (store.read, store.for_tenant("bob").read, store.read_checkpoint, store.delete_checkpoint):
         with pytest.raises(NotFound):
             read(task_id)
 
@@ -243,7 +243,7 @@ def test_cursors_lead_through_ones_own_tasks_only(door: Door) -> None:
 @pytest.mark.parametrize("key", ["tenants/alice/tasks/a/1/0.png", "tasks/a/1/0.png", "health/model.json", "elsewhere"])
 def test_a_store_neither_signs_nor_touches_what_is_anothers(store: TaskStore, key: str) -> None:
     """Should a record ever name a foreign key, whoever wrote it."""
-    bob = store.of("bob")
+    bob = store.for_tenant("bob")
     for act in (bob.presign, bob.read_image, bob.delete_image, lambda key: bob.put_image(key, b"", "image/png")):
         with pytest.raises(NotFound):
             act(key)
@@ -261,7 +261,7 @@ def test_a_senders_attribute_names_the_tenant(
     attribute: Any = {"tenant": {"DataType": "String", "StringValue": "alice"}}
     sqs.send_message(QueueUrl=settings.queue_url, MessageBody=FOX, MessageAttributes=attribute)
     assert drawn(generate, queue) == 1
-    assert status.of("alice").result("mine")["status"] == "completed"
+    assert status.for_tenant("alice").result("mine")["status"] == "completed"
     with pytest.raises(NotFound):
         status.result("mine")
 
@@ -276,7 +276,7 @@ def test_a_bad_tenant_is_a_bad_message(generate: Generate, store: TaskStore, pla
     assert record.error is not None
     assert (record.error.code, record.error.details[0].field) == ("INVALID_REQUEST", "tenant")
     assert plain.drawn == []
-    assert [list(one.survey()) for one in store.everyone()][1:] == []
+    assert [list(one.list_objects()) for one in store.all_tenants()][1:] == []
     assert store.read("mine") is None
 
 
@@ -302,7 +302,7 @@ def test_a_bad_message_fails_in_its_own_tenant(generate: Generate, store: TaskSt
     generate.handle(sqs_event(FOX, ids=["m-2"], tenant="alice"), None)
     generate.handle(sqs_event(OWL, ids=["m-3"], tenant="alice"), None)
     for message_id, code in (("m-1", "INVALID_REQUEST"), ("m-3", "CONFLICT")):
-        record = record_of(store.of("alice"), message_id)
+        record = record_of(store.for_tenant("alice"), message_id)
         assert record.error is not None
         assert (record.status, record.tenant, record.error.code) == ("failed", "alice", code)
         assert store.read(message_id) is None
@@ -317,8 +317,8 @@ def test_without_a_model_a_task_waits_in_its_own_tenant(
     generate = Generate(settings, store, queue, load, now=clock)
     generate.handle(sqs_event(FOX, ids=["m-1"], tenant="alice"), None)
     generate.handle(sqs_event(FOX, ids=["m-2"], tenant="no/body"), None)
-    assert record_of(store.of("alice"), "mine").status == "pending"
-    assert list(store.survey()) == []
+    assert record_of(store.for_tenant("alice"), "mine").status == "pending"
+    assert list(store.list_objects()) == []
 
 
 def test_a_suspended_task_goes_on_in_its_own_tenant(
@@ -327,7 +327,7 @@ def test_a_suspended_task_goes_on_in_its_own_tenant(
     first = Generate(settings, store, queue, lambda _: plain)
     plain.between = first.suspend
     first.handle(sqs_event(FOX, ids=["m-1"], tenant="alice"), None)
-    alice = store.of("alice")
+    alice = store.for_tenant("alice")
     assert alice.read_checkpoint("mine") == b"step by step"
     assert store.read_checkpoint("mine") == b""
     plain.between = nothing
@@ -339,11 +339,11 @@ def test_a_suspended_task_goes_on_in_its_own_tenant(
 
 def test_a_preview_is_its_tenants(settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine) -> None:
     shown = []
-    status = Status(settings, store).of("alice")
+    status = Status(settings, store).for_tenant("alice")
 
     def look() -> None:
         sleep(0.2)
-        shown.append(record_of(store.of("alice"), "mine").preview)
+        shown.append(record_of(store.for_tenant("alice"), "mine").preview)
         if url := status.result("mine")["preview_url"]:
             with urllib.request.urlopen(url) as reply:
                 assert reply.read() == b"a thumbnail"
@@ -358,7 +358,7 @@ def test_the_last_word_is_spoken_in_the_tasks_own_tenant(settings: Settings, sto
     letters = DeadLetters(settings, store, None, now=clock)
     event = sqs_event(FOX, ids=["m-1"], tenant="alice")
     assert letters.handle(event, None) == {"batchItemFailures": []}
-    record = record_of(store.of("alice"), "mine")
+    record = record_of(store.for_tenant("alice"), "mine")
     assert (record.status, record.tenant) == ("failed", "alice")
     letters.handle(sqs_event(FOX, ids=["m-2"], tenant="no/body"), None)
     lost = record_of(store, "m-2")
@@ -370,7 +370,7 @@ def test_the_last_word_is_spoken_in_the_tasks_own_tenant(settings: Settings, sto
 def test_an_operator_sees_every_tenant(settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock) -> None:
     clock.time = datetime.now(UTC) - timedelta(days=1)
     for tenant in (None, "alice", "bob"):
-        Submit(settings, store, queue, now=clock).of(tenant).submit(FOX)
+        Submit(settings, store, queue, now=clock).for_tenant(tenant).submit(FOX)
     while messages := queue.receive(10, wait=0):
         for message in messages:
             queue.delete(message.receipt_handle)
@@ -387,7 +387,7 @@ def test_an_operator_sees_every_tenant(settings: Settings, store: TaskStore, que
 def test_the_doctor_clears_up_after_each_tenant_and_touches_no_others(
     settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock, generate: Generate
 ) -> None:
-    alice, bob = store.of("alice"), store.of("bob")
+    alice, bob = store.for_tenant("alice"), store.for_tenant("bob")
     for own in (alice, bob):
         own.put_image(own.image_key("mine", 7, 0, "png"), b"image of an attempt that lost", "image/png")
         own.put_checkpoint("mine", b"steps")
@@ -399,7 +399,7 @@ def test_the_doctor_clears_up_after_each_tenant_and_touches_no_others(
         (tenant, kind, True) for tenant in ("alice", "bob") for kind in kinds
     ]
     assert alice.read_image(alice.image_key("mine", 1, 0, "png"))
-    assert list(bob.survey()) == []
+    assert list(bob.list_objects()) == []
 
 
 def test_a_redriven_task_goes_back_to_its_own_tenant(
@@ -408,9 +408,9 @@ def test_a_redriven_task_goes_back_to_its_own_tenant(
     letters = DeadLetters(settings, store, None, now=clock)
     for tenant in ("alice", "bob"):
         letters.handle(sqs_event(FOX, tenant=tenant), None)
-    Redrive(store.of("alice"), queue, now=clock).one("mine")
-    assert record_of(store.of("alice"), "mine").status == "pending"
-    assert record_of(store.of("bob"), "mine").status == "failed"
+    Redrive(store.for_tenant("alice"), queue, now=clock).one("mine")
+    assert record_of(store.for_tenant("alice"), "mine").status == "pending"
+    assert record_of(store.for_tenant("bob"), "mine").status == "failed"
     (message,) = queue.receive(10, wait=1)
     assert message.tenant == "alice"
 

@@ -14,7 +14,7 @@ import pytest
 
 from handler.api.submission import Submit
 from handler.api.uploads import LIFETIME
-from handler.aws.s3 import Forms, connect
+from handler.aws.s3 import PresignedPosts, connect
 from handler.contract.ids import MAX_UPLOAD
 from handler.contract.request import parse
 from handler.contract.responses import ResultResponse, UploadResponse
@@ -98,7 +98,7 @@ def test_a_tenants_form_is_for_a_key_of_its_own(settings: Settings, store: TaskS
     code, form = ask(submit, **{"X-API-Key": "alice"})
     assert (code, form["fields"]["key"]) == (201, f"tenants/alice/uploads/{form['upload_id']}")
     assert send_form(form["url"], form["fields"], picture()) == 204
-    found = store.of("alice").read_upload(form["upload_id"])
+    found = store.for_tenant("alice").read_upload(form["upload_id"])
     assert found is not None
     assert found.body == picture()
     assert store.read_upload(form["upload_id"]) is None
@@ -107,7 +107,7 @@ def test_a_tenants_form_is_for_a_key_of_its_own(settings: Settings, store: TaskS
 
 def test_a_form_goes_to_the_buckets_own_region_and_carries_the_sessions_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", "a-token")
-    forms = Forms(Settings(bucket="my-bucket", aws_region="eu-central-1"))
+    forms = PresignedPosts(Settings(bucket="my-bucket", aws_region="eu-central-1"))
     url, fields = forms.sign("uploads/a", "image/png", 100, 60)
     assert url == "https://my-bucket.s3.eu-central-1.amazonaws.com/"
     assert fields["x-amz-security-token"] == "a-token"
@@ -185,7 +185,7 @@ def test_the_largest_is_taken(generate: Generate, plain: PlainEngine, store: Tas
 def test_another_tenants_upload_is_none(
     generate: Generate, plain: PlainEngine, store: TaskStore, settings: Settings
 ) -> None:
-    store.of("alice").put_upload("upload-1", picture(), "image/png")
+    store.for_tenant("alice").put_upload("upload-1", picture(), "image/png")
     body = json.dumps({"prompt": "fox", "task_id": "mine", "image": "upload-1"})
     for tenant in (None, "bob", "alice"):
         event = sqs_event(body)
@@ -193,8 +193,8 @@ def test_another_tenants_upload_is_none(
             event["Records"][0]["messageAttributes"] = {"tenant": {"stringValue": tenant, "dataType": "String"}}
         assert generate.handle(event, None) == CONSUMED
     assert "no such upload" in failed(store)
-    assert "no such upload" in failed(store.of("bob"))
-    assert record_of(store.of("alice"), "mine").status == "completed"
+    assert "no such upload" in failed(store.for_tenant("bob"))
+    assert record_of(store.for_tenant("alice"), "mine").status == "completed"
 
 
 @pytest.mark.parametrize("same", [True, False])

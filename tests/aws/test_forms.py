@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from handler.api.uploads import Uploads
-from handler.aws.s3 import Forms
+from handler.aws.s3 import PresignedPosts
 from handler.clock import utc_now
 from handler.contract.ids import MAX_UPLOAD, new_id
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.emulators
 
 @pytest.fixture
 def form(settings: Settings, store: TaskStore) -> dict[str, Any]:
-    return Uploads(settings, utc_now, new_id).offer(store, b"")
+    return Uploads(settings, utc_now, new_id).presign(store, b"")
 
 
 def sent(form: dict[str, Any], body: bytes, **changed: str) -> int:
@@ -46,9 +46,9 @@ def test_what_it_was_signed_for_is_taken(form: dict[str, Any], store: TaskStore)
 
 
 def test_a_tenants_form_fills_the_tenants_own_place(settings: Settings, store: TaskStore) -> None:
-    form = Uploads(settings, utc_now, new_id).offer(store.of("alice"), b"")
+    form = Uploads(settings, utc_now, new_id).presign(store.for_tenant("alice"), b"")
     assert sent(form, picture()) == 204
-    assert taken(store.of("alice"), form)
+    assert taken(store.for_tenant("alice"), form)
     assert not taken(store, form)
 
 
@@ -98,7 +98,7 @@ def test_a_policy_that_was_written_anew_is_refused(form: dict[str, Any], store: 
 
 
 def test_an_expired_form_is_refused(settings: Settings, store: TaskStore) -> None:
-    url, fields = Forms(settings).sign(store.upload_key("brief"), "image/png", MAX_UPLOAD, 1)
+    url, fields = PresignedPosts(settings).sign(store.upload_key("brief"), "image/png", MAX_UPLOAD, 1)
     time.sleep(2.1)
     assert send_form(url, fields, picture()) == 403
     assert store.read_upload("brief") is None

@@ -30,7 +30,7 @@ def test_a_received_message_is_hidden_until_it_is_given_back(queue: TaskQueue) -
     queue.send("a")
     (first,) = queue.receive(wait=1)
     assert queue.receive(wait=0) == []
-    queue.hide(first.receipt_handle, 0)
+    queue.change_visibility(first.receipt_handle, 0)
     (second,) = queue.receive(wait=1)
     assert second.message_id == first.message_id
     assert second.attributes["ApproximateReceiveCount"] == "2"
@@ -39,7 +39,7 @@ def test_a_received_message_is_hidden_until_it_is_given_back(queue: TaskQueue) -
 def test_a_message_comes_back_when_its_time_is_over(queue: TaskQueue) -> None:
     queue.send("a")
     (message,) = queue.receive(wait=1)
-    queue.hide(message.receipt_handle, 1)
+    queue.change_visibility(message.receipt_handle, 1)
     assert queue.receive(wait=0) == []
     assert len(queue.receive(wait=3)) == 1
 
@@ -55,7 +55,7 @@ def test_a_receiver_says_how_long_it_holds_a_message(queue: TaskQueue) -> None:
 def test_a_deleted_message_is_gone(queue: TaskQueue) -> None:
     queue.send("a")
     (message,) = queue.receive(wait=1)
-    queue.hide(message.receipt_handle, 0)
+    queue.change_visibility(message.receipt_handle, 0)
     (again,) = queue.receive(wait=1)
     queue.delete(again.receipt_handle)
     queue.delete(again.receipt_handle)  # twice does no harm
@@ -74,7 +74,7 @@ def test_a_message_that_is_never_deleted_ends_among_the_dead(
     sent = queue.send("poison")
     for _ in range(3):
         (message,) = queue.receive(wait=1)
-        queue.hide(message.receipt_handle, 0)
+        queue.change_visibility(message.receipt_handle, 0)
     assert queue.receive(wait=1) == []
     dead = TaskQueue(replace(settings, queue_url=resources.dead_letter_queue_url))
     assert [message.message_id for message in dead.receive(wait=1)] == [sent]
@@ -91,7 +91,7 @@ def test_a_handle_that_means_nothing_does_no_harm(queue: TaskQueue) -> None:
     queue.send("a")
     (message,) = queue.receive(wait=1)
     queue.delete(message.receipt_handle)
-    queue.hide(message.receipt_handle, 5)
+    queue.change_visibility(message.receipt_handle, 5)
 
 
 def test_a_queue_that_is_not_there_is_a_service_fault(queue: TaskQueue, settings: Settings) -> None:

@@ -30,9 +30,9 @@ def measure(dtype: str, file: Path) -> dict[str, Any]:
     """Median seconds of a step for each batch; the pictures go to ``file`` as bytes [10, height, width, 3]."""
     import torch
 
-    from handler.engine.loading import load
+    from handler.engine.loading import load_pipeline
 
-    pipe, card = load(Settings(device="cpu", dtype=dtype))
+    pipe, card = load_pipeline(Settings(device="cpu", dtype=dtype))
 
     def draw(pictures: list[tuple[str, int]]) -> tuple[list[Any], float]:
         ends: list[float] = []

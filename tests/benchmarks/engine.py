@@ -67,10 +67,10 @@ def together(engine: PipelineEngine, works: list[Callable[[], Any]]) -> dict[str
     results: list[Any] = [None] * len(works)
 
     def one(at: int) -> None:
-        with engine.place():
+        with engine.slot():
             results[at] = works[at]()
 
-    count, calls = engine.batcher.count, engine.batcher.calls
+    count, calls = engine.batcher.forwards, engine.batcher.calls
     threads = [threading.Thread(target=one, args=(at,), name="task") for at in range(len(works))]
     began = time.perf_counter()
     for thread in threads:
@@ -82,7 +82,7 @@ def together(engine: PipelineEngine, works: list[Callable[[], Any]]) -> dict[str
         raise RuntimeError("a task failed")
     return {
         "rate": len(works) / seconds,
-        "forwards": engine.batcher.count - count,
+        "forwards": engine.batcher.forwards - count,
         "calls": engine.batcher.calls - calls,
         "in_flight": engine.capacity,
         "dtype": engine.card.dtype,
@@ -111,10 +111,10 @@ def loop(dtype: str) -> dict[str, Any]:
     """The built-in model through the stock pipeline, laid out as diffusers loads it, and warmed up as well."""
     import torch
 
-    from handler.engine.loading import load
+    from handler.engine.loading import load_pipeline
     from handler.engine.running import arguments
 
-    pipe, card = load(Settings(device="cpu", dtype=dtype))
+    pipe, card = load_pipeline(Settings(device="cpu", dtype=dtype))
     pipe.unet.to(memory_format=torch.contiguous_format)
     requests = [card.resolve(request) for request in mixed()]
     pipe(**arguments(requests[0].model_copy(update={"num_inference_steps": 3}), card, pipe))

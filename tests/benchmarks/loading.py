@@ -1,4 +1,4 @@
-"""What loading costs: seconds and memory of ``handler.engine.loading.load`` for a model of SD 2.1's size.
+"""What loading costs: seconds and memory of ``handler.engine.loading.load_pipeline`` for a model of SD 2.1's size.
 
 Float16 files lie in the page cache and are loaded as they are, and as bfloat16. Beside it: reading the same files into
 memory. Files that are mapped count as read only when every weight has been touched, so that is timed as well.
@@ -83,12 +83,12 @@ def load(folder: str, dtype: str) -> dict[str, float]:
     """The built-in model comes first: imports are not what is measured."""
     import torch
 
-    from handler.engine.loading import load
+    from handler.engine.loading import load_pipeline
 
-    load(Settings(device="cpu", dtype=dtype))
+    load_pipeline(Settings(device="cpu", dtype=dtype))
     with peaks() as peak:
         began = time.perf_counter()
-        pipe, _card = load(Settings(model_id=folder, device="cpu", dtype=dtype))
+        pipe, _card = load_pipeline(Settings(model_id=folder, device="cpu", dtype=dtype))
         loaded = time.perf_counter() - began
         for part in (pipe.unet, pipe.vae, pipe.text_encoder):
             for weights in part.parameters():

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from handler.care.redrive import Redrive
 from handler.care.rounds import Doctor
 from handler.cli.main import app
-from handler.cli.operations import moment
+from handler.cli.operations import parse_time
 from handler.contract.record import Record
 from handler.contract.request import GenerationRequest
 from handler.errors import Conflict, NotFound, OutOfMemory
@@ -207,8 +207,8 @@ def test_on_the_command_line(
 
 def test_moments() -> None:
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    assert moment("12h", now) == datetime(2026, 1, 31, tzinfo=UTC)
-    assert moment("2026-01-30", now) == datetime(2026, 1, 30, tzinfo=UTC)
-    assert moment("2026-01-30T10:00:00+01:00", now) == datetime(2026, 1, 30, 9, tzinfo=UTC)
+    assert parse_time("12h", now) == datetime(2026, 1, 31, tzinfo=UTC)
+    assert parse_time("2026-01-30", now) == datetime(2026, 1, 30, tzinfo=UTC)
+    assert parse_time("2026-01-30T10:00:00+01:00", now) == datetime(2026, 1, 30, 9, tzinfo=UTC)
     with pytest.raises(typer.BadParameter, match="neither"):
-        moment("h12", now)
+        parse_time("h12", now)

@@ -132,7 +132,7 @@ def test_a_poison_message_ends_there_by_itself(
     for _ in range(3):
         (message,) = queue.receive(wait=1)
         assert generate.handle(event_of(message), None) == stays(task_id)
-        queue.hide(message.receipt_handle, 0)
+        queue.change_visibility(message.receipt_handle, 0)
     assert queue.receive(wait=1) == []
     (dead,) = dead_queue.receive(wait=1)
     assert dead.message_id == task_id

@@ -140,7 +140,7 @@ class MemoryQueue:
     def delete(self, receipt_handle: str) -> None:
         self.messages = [one for one in self.messages if receipt_handle not in one.handles]
 
-    def hide(self, receipt_handle: str, seconds: float) -> None:
+    def change_visibility(self, receipt_handle: str, seconds: float) -> None:
         for one in self.messages:
             if receipt_handle in one.handles:
                 one.visible_at = self._now() + max(0.0, seconds)

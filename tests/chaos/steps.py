@@ -39,8 +39,8 @@ def install(path: str) -> None:
     def noted(self: TaskCalls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         fresh = self.first is None
         answer = through(self, args, kwargs)
-        if fresh and self.replay.stored:
-            os.write(out, line("replay", self, len(self.replay.stored)))
+        if fresh and self.saved.stored:
+            os.write(out, line("replay", self, len(self.saved.stored)))
         return answer
 
     Batcher._outputs = counted  # type: ignore[method-assign]

@@ -19,7 +19,7 @@ import pytest
 from handler.contract.record import Record
 from handler.contract.request import GenerationRequest
 from handler.engine.compute import Compute
-from handler.engine.loading import load
+from handler.engine.loading import load_pipeline
 from handler.engine.running import PipelineEngine
 from handler.settings import Settings
 
@@ -51,7 +51,7 @@ def pixels(engine: PipelineEngine, request: GenerationRequest, observer: Any) ->
 
 
 def test_eight_threads_two_hundred_times() -> None:
-    pipe, card = load(Settings(dtype="float32"))
+    pipe, card = load_pipeline(Settings(dtype="float32"))
     engine = PipelineEngine(pipe, card, Compute(), capacity=THREADS)
     requests = [
         card.resolve(GenerationRequest(prompt=prompt, seed=at, num_inference_steps=2 + at % 3, guidance_scale=1.0 + at))

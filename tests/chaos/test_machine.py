@@ -180,11 +180,11 @@ class Life(RuleBasedStateMachine):
         except Finished:
             self.queue.delete(message.receipt_handle)
         except Held as held:
-            self.queue.hide(message.receipt_handle, (held.until - self.clock()).total_seconds() + 1)
+            self.queue.change_visibility(message.receipt_handle, (held.until - self.clock()).total_seconds() + 1)
         except Conflict as fault:
             self.rejects(worker, message, fault)
         except (LostRace, ServiceFault):
-            self.queue.hide(message.receipt_handle, 5)
+            self.queue.change_visibility(message.receipt_handle, 5)
         else:
             assert attempt.record.lease is not None
             worker.holds.append(Hold(attempt, attempt.record.lease.owner, message))
@@ -196,7 +196,7 @@ class Life(RuleBasedStateMachine):
             worker.claims.reject(message.message_id, fault, None, None)
             self.queue.delete(message.receipt_handle)
         except (LostRace, ServiceFault):
-            self.queue.hide(message.receipt_handle, 5)
+            self.queue.change_visibility(message.receipt_handle, 5)
 
     def holding(self, worker: int, pick: int) -> Hold | None:
         holds = self.workers[worker].holds
@@ -224,7 +224,7 @@ class Life(RuleBasedStateMachine):
             try:
                 self.end(hold, end)
             except (Refused, ServiceFault):
-                self.queue.hide(hold.message.receipt_handle, 5)
+                self.queue.change_visibility(hold.message.receipt_handle, 5)
 
     def end(self, hold: Hold, end: str) -> None:
         attempt, message = hold.attempt, hold.message
@@ -238,7 +238,7 @@ class Life(RuleBasedStateMachine):
                 self.queue.send(message.body)
             else:
                 attempt.release(Internal("it broke"))
-                self.queue.hide(message.receipt_handle, 5)
+                self.queue.change_visibility(message.receipt_handle, 5)
                 return
         except ServiceFault as fault:
             attempt.release(fault)  # as after any passing fault while developing

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from handler.client import Darkroom
-from handler.client.patience import Passing, World, persevere, seconds_of
+from handler.client.patience import Clock, Retryable, parse_retry_after, with_retries
 from handler.errors import (
     Conflict,
     Internal,
@@ -250,10 +250,10 @@ def test_pauses_grow_to_a_bound_and_lie_anywhere_below_it() -> None:
 
     def attempt(left: float) -> None:
         assert left > 0
-        raise Passing(ServiceFault("away"))
+        raise Retryable(ServiceFault("away"))
 
     with pytest.raises(ServiceFault):
-        persevere(attempt, 100, World(passing.clock, passing.sleep, dice.random))
+        with_retries(attempt, 100, Clock(passing.clock, passing.sleep, dice.random))
     for tries, slept in enumerate(passing.slept):
         assert 0 <= slept <= min(8.0, 0.25 * 2**tries)
     assert passing.slept[0] != passing.slept[1] * 2
@@ -261,7 +261,9 @@ def test_pauses_grow_to_a_bound_and_lie_anywhere_below_it() -> None:
 
 def test_retry_after_in_both_forms() -> None:
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    assert seconds_of("17", now) == 17
-    assert seconds_of(format_datetime(now.replace(minute=1), usegmt=True), now) == 60
-    assert seconds_of(format_datetime(now.replace(hour=11), usegmt=True), now) == 0
-    assert [seconds_of(text, now) for text in (None, "", "soon", "-1", "Sat, 31 Jan 2026 12:00:00")] == [None] * 5
+    assert parse_retry_after("17", now) == 17
+    assert parse_retry_after(format_datetime(now.replace(minute=1), usegmt=True), now) == 60
+    assert parse_retry_after(format_datetime(now.replace(hour=11), usegmt=True), now) == 0
+    assert [parse_retry_after(text, now) for text in (None, "", "soon", "-1", "Sat, 31 Jan 2026 12:00:00")] == [
+        None
+    ] * 5

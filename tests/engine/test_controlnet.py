@@ -11,7 +11,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
 from handler.engine.compute import Compute
-from handler.engine.loading import load
+from handler.engine.loading import load_pipeline
 from handler.engine.running import PipelineEngine
 from handler.settings import Settings
 
@@ -25,7 +25,7 @@ class Unwatched:
 
 
 def test_controlnet_calls_are_merged_like_the_denoisers() -> None:
-    base, card = load(Settings(dtype="float32"))
+    base, card = load_pipeline(Settings(dtype="float32"))
     torch.manual_seed(0)
     control = ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(4, 8, 8))
     for name, weights in control.named_parameters():  # its last layers are born zero, and would control nothing
@@ -65,7 +65,7 @@ def test_controlnet_calls_are_merged_like_the_denoisers() -> None:
     for thread in threads:
         thread.join(60)
     assert all(np.abs(one - other).max() <= 1 / 255 for one, other in zip(together, alone, strict=True))
-    assert engine.control is not None
-    assert engine.control.calls == engine.batcher.calls == 3 + 4 + 5 + 6
-    assert engine.control.count < engine.control.calls
+    assert engine.controlnet is not None
+    assert engine.controlnet.calls == engine.batcher.calls == 3 + 4 + 5 + 6
+    assert engine.controlnet.forwards < engine.controlnet.calls
     engine.close()

@@ -309,7 +309,7 @@ def test_together_they_draw_what_each_draws_alone(family: Family, engine: Pipeli
     outcomes = run_together(engine, [family.call(task) for task in TASKS], staggered=True)
     for task, outcome in zip(TASKS, outcomes, strict=True):
         assert_right(outcome, family.stock(task))
-    assert engine.batcher.count < engine.batcher.calls / 2
+    assert engine.batcher.forwards < engine.batcher.calls / 2
     assert max(outcome.batch_size for outcome in outcomes) > 2
 
 
@@ -365,7 +365,7 @@ def test_out_of_memory_together_splits_and_is_remembered(
         for task, outcome in zip(tasks, outcomes, strict=True):
             assert_right(outcome, family.stock(task))
     assert len(failures) == 1
-    assert engine.batcher.count < engine.batcher.calls / 2
+    assert engine.batcher.forwards < engine.batcher.calls / 2
 
 
 @only_stable_diffusion
@@ -405,4 +405,4 @@ def test_other_sizes_run_at_the_same_time_but_not_merged(family: Family, engine:
     narrow, wider = run_together(engine, [family.call(1), family.call(2, **wide)])
     assert_right(narrow, family.stock(1))
     assert_right(wider, family.stock(2, **wide))
-    assert engine.batcher.count == engine.batcher.calls
+    assert engine.batcher.forwards == engine.batcher.calls

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handler.contract.request import GenerationRequest
-from handler.engine.imaging import MAX_PIXELS, decode
+from handler.engine.imaging import MAX_PIXELS, decode_input
 from handler.errors import InvalidRequest
 
 from ..forms import picture
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def read(body: bytes, card: ModelCard = CARD, **asked: Any) -> Image.Image:
-    return decode(body, GenerationRequest(prompt="fox", image="any", **asked), card)
+    return decode_input(body, GenerationRequest(prompt="fox", image="any", **asked), card)
 
 
 def refused(body: bytes, **asked: Any) -> str:

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from handler.api.models import models
 from handler.contract.request import GenerationRequest, parse
 from handler.engine.compute import Compute
-from handler.engine.loading import card_of, from_image, load, taken, tune
+from handler.engine.loading import card_of, from_image, load_pipeline, taken, tune
 from handler.engine.running import PipelineEngine
 from handler.engine.starting import start
 from handler.errors import InvalidRequest
@@ -91,7 +91,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineEngine]:
 
 @pytest.fixture(scope="module")
 def built_in() -> Iterator[PipelineEngine]:
-    pipe, card = load(Settings(dtype="float32"))
+    pipe, card = load_pipeline(Settings(dtype="float32"))
     engine = PipelineEngine(pipe, card, Compute(), capacity=4)
     yield engine
     engine.close()
@@ -187,7 +187,7 @@ def test_other_families_draw_from_images_too(build: Callable[[], Family]) -> Non
     try:
         for outcome, pictures in zip(run_together(engine, [call(1), call(2)]), wanted, strict=True):
             assert_right(outcome, pictures)
-        assert engine.batcher.count < engine.batcher.calls
+        assert engine.batcher.forwards < engine.batcher.calls
     finally:
         engine.close()
 
@@ -235,9 +235,9 @@ def test_tasks_with_an_image_and_without_share_forwards(built_in: PipelineEngine
         pixels(built_in.develop(one, Watch(), b"", body)).astype(int)
         for one, body in zip(requests, bodies, strict=True)
     ]
-    before = built_in.batcher.calls - built_in.batcher.count
+    before = built_in.batcher.calls - built_in.batcher.forwards
     done = together(built_in, requests, bodies)
-    assert built_in.batcher.calls - built_in.batcher.count > before + 5
+    assert built_in.batcher.calls - built_in.batcher.forwards > before + 5
     assert max(one.batch_size for one in done) == 3
     for one, other in zip(done, alone, strict=True):
         assert np.abs(pixels(one).astype(int) - other).max() <= TOLERANCE

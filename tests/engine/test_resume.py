@@ -13,7 +13,7 @@ from handler.contract.request import GenerationRequest
 from handler.engine import checkpoint
 from handler.engine.batcher import Batcher
 from handler.engine.compute import Compute
-from handler.engine.loading import load
+from handler.engine.loading import load_pipeline
 from handler.engine.running import PipelineEngine
 from handler.errors import Suspended
 from handler.settings import Settings
@@ -60,7 +60,7 @@ class Watch:
 @pytest.fixture(scope="module")
 def exact() -> Iterator[PipelineEngine]:
     """The built-in model in float32."""
-    pipe, card = load(Settings(dtype="float32"))
+    pipe, card = load_pipeline(Settings(dtype="float32"))
     engine = PipelineEngine(pipe, card, Compute(), capacity=4)
     yield engine
     engine.close()

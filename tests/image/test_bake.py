@@ -14,7 +14,7 @@ import pytest
 
 from handler.cli.local.aws import CREDENTIALS
 from handler.contract.health import baked_card
-from handler.engine.loading import load
+from handler.engine.loading import load_pipeline
 from handler.settings import BUILT_IN_MODEL, Settings
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert card is not None
     assert (card["id"], card["revision"], card["dtype"]) == ("models/mine", "v1", "auto")
     assert card["defaults"] == json.loads((BUILT_IN_MODEL / "model_card.json").read_text())["defaults"]
-    _, loaded = load(settings)
+    _, loaded = load_pipeline(settings)
     assert (loaded.id, loaded.revision) == ("models/mine", "v1")
 
 
@@ -62,7 +62,9 @@ def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings,
     assert done.returncode == 0, done.stderr
     monkeypatch.chdir(tmp_path / "weights")
     # Where no S3 answers: the image needs none.
-    _, loaded = load(Settings(model_id=name, aws_endpoint_url="http://127.0.0.1:9", cache_dir=str(tmp_path / "none")))
+    _, loaded = load_pipeline(
+        Settings(model_id=name, aws_endpoint_url="http://127.0.0.1:9", cache_dir=str(tmp_path / "none"))
+    )
     assert loaded.id == name
     assert loaded.revision
     assert loaded.revision == json.loads((tmp_path / "weights" / name / "model_card.json").read_text())["revision"]

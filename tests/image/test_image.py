@@ -95,7 +95,7 @@ def test_the_hub_is_never_asked(image: Image) -> None:
 def test_the_light_handlers_know_the_model_before_any_worker_has_run(image: Image) -> None:
     code = """
 import json, sys
-from handler.health import baked_card
+from handler.contract.health import baked_card
 from handler.settings import Settings
 print(json.dumps([baked_card(Settings.load()), [name for name in ("torch", "diffusers") if name in sys.modules]]))
 """
@@ -106,11 +106,11 @@ print(json.dumps([baked_card(Settings.load()), [name for name in ("torch", "diff
 def test_an_image_of_another_model_serves_that_model(image_of_a_folder: Image) -> None:
     code = """
 import json
-from handler.engine.loading import load
-from handler.health import baked_card
+from handler.engine.loading import load_pipeline
+from handler.contract.health import baked_card
 from handler.settings import Settings
 settings = Settings.load()
-card = load(settings)[1]
+card = load_pipeline(settings)[1]
 print(json.dumps([settings.model_id, card.id, card.revision, baked_card(settings)["id"]]))
 """
     name, loaded, revision, baked = json.loads(image_of_a_folder.output("python", "-c", code))

@@ -179,7 +179,7 @@ def _sign_as(handler: Any, name: str) -> None:
 def _again(client: Any, settings: Settings) -> Any:
     """The same client with the credentials of now; anything else as it is."""
     if type(client) is TaskStore:
-        return TaskStore(client._settings).of(client.tenant)
+        return TaskStore(client._settings).for_tenant(client.tenant)
     if type(client) is TaskQueue:
         return TaskQueue(replace(settings, queue_url=client.url))
     return client

@@ -63,7 +63,9 @@ def whole_path(stack: Stack, roles: dict[str, Aws]) -> None:
         body = json.dumps({"prompt": "fox", "task_id": "mine", "num_inference_steps": 2})
         assert answer_of(submit.handle(http_event("POST", "/generate", body=body), None))[0] == 202
         assert answer_of(submit.handle(http_event("POST", "/generate", body='{"prompt": "owl"}'), None))[0] == 202
-        limited = Submit(replace(settings, daily_images=1), TaskStore(settings), TaskQueue(settings)).of("alice")
+        limited = Submit(replace(settings, daily_images=1), TaskStore(settings), TaskQueue(settings)).for_tenant(
+            "alice"
+        )
         limited.submit(body)
         with pytest.raises(QuotaExceeded):
             limited.submit('{"prompt": "owl"}')
@@ -83,10 +85,10 @@ def whole_path(stack: Stack, roles: dict[str, Aws]) -> None:
         assert result["image_base64"]
         assert len(answer_of(status.handle(http_event("GET", "/results"), None))[1]["results"]) == 2
         assert answer_of(status.handle(http_event("GET", "/results/nobody"), None))[0] == 404
-        assert status.of("alice").result("mine")["status"] == "completed"
-        assert len(status.of("alice").results("10", None)["results"]) == 1
+        assert status.for_tenant("alice").result("mine")["status"] == "completed"
+        assert len(status.for_tenant("alice").results("10", None)["results"]) == 1
         with pytest.raises(NotFound):
-            status.of("bob").result("mine")
+            status.for_tenant("bob").result("mine")
         size = result["images"][0]["bytes"]
         if stack.aws.certificate:
             trust = ssl.create_default_context(cafile=stack.aws.certificate)

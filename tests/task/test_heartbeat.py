@@ -28,7 +28,7 @@ class Beating:
         if self.slow is not None:
             self.slow.wait(30)
 
-    def keep_hidden(self) -> None:
+    def extend_visibility(self) -> None:
         self.hides += 1
 
     def suspend_by(self, finish_by: float) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from handler.contract.request import GenerationRequest
 from handler.engine.compute import Compute
-from handler.engine.loading import DTYPES, cores, load, tune
+from handler.engine.loading import DTYPES, cores, load_pipeline, tune
 from handler.engine.running import PipelineEngine
 from handler.engine.starting import start
 from handler.engine.warmup import warm_up
@@ -135,7 +135,7 @@ def test_only_the_compute_thread_keeps_a_team(engine: PipelineEngine) -> None:
 
 def test_image_i_of_a_task_is_the_image_of_its_seed() -> None:
     """In float32: how far bfloat16 rounds apart in batches of other sizes is each processor's own."""
-    pipe, card = load(Settings(dtype="float32"))
+    pipe, card = load_pipeline(Settings(dtype="float32"))
     engine = PipelineEngine(pipe, card, Compute())
     try:
         together = draw(engine, prompt="fox", seed=5, num_images=3)
@@ -196,12 +196,12 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, change: Any, rea
     shutil.copytree(BUILT_IN_MODEL, folder)
     change(folder)
     with pytest.raises(ModelUnavailable, match=reason):
-        load(Settings(model_id=str(folder)))
+        load_pipeline(Settings(model_id=str(folder)))
 
 
 def test_a_model_that_is_nowhere(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="cannot load"):
-        load(Settings(model_id=str(tmp_path / "nothing")))
+        load_pipeline(Settings(model_id=str(tmp_path / "nothing")))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_the_cores_are_those_of_the_container(tmp_path: Path, quota: str, expect
 
 def test_what_a_model_cannot_merge_is_not_merged() -> None:
     """A denoiser whose rows see each other: two tasks together would draw other pictures than each alone."""
-    pipe, card = load(Settings(dtype="float32"))
+    pipe, card = load_pipeline(Settings(dtype="float32"))
     forward = pipe.unet.forward
 
     def contagious(sample: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
@@ -235,7 +235,7 @@ def test_what_a_model_cannot_merge_is_not_merged() -> None:
 
 def test_two_tasks_that_miss_each_other_are_tried_again() -> None:
     """On a busy machine one may be done before the other begins, which says nothing about merging."""
-    pipe, card = load(Settings(dtype="float32"))
+    pipe, card = load_pipeline(Settings(dtype="float32"))
     engine = PipelineEngine(pipe, card, Compute())
     run, late = engine.run, [True]
 

@@ -400,7 +400,7 @@ def test_messages_that_met_a_fault_together_do_not_come_back_together(
     delays: list[float] = []
 
     class Watched(TaskQueue):
-        def hide(self, receipt_handle: str, seconds: float) -> None:
+        def change_visibility(self, receipt_handle: str, seconds: float) -> None:
             delays.append(seconds)
 
     plain.fault = Internal("passing")

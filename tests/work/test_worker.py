@@ -85,7 +85,7 @@ def test_a_worker_without_a_model_loses_nothing(
     assert health["model_status"] == "unavailable"
     (message,) = queue.receive(wait=10)  # back in the queue, after a delay
     assert message.message_id == task_id
-    queue.hide(message.receipt_handle, 0)
+    queue.change_visibility(message.receipt_handle, 0)
     with process(environ) as worker:
         assert wait_for(store, task_id, "completed").attempt == 1
         worker.send_signal(signal.SIGTERM)

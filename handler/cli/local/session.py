@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...api.results import Status
 from ...api.submission import Submit
-from ...aws.queue import TaskQueue, messages_of, misaddressed
+from ...aws.queue import TaskQueue, messages_of, tenant_fault
 from ...aws.store import TaskStore
 from ...aws.weights import fetch_model
 from ...contract.record import Record
@@ -20,7 +20,7 @@ from ...errors import ModelUnavailable
 from ...settings import Settings, use
 from ...work.serving import build
 from ...worker import Worker
-from ..showing import Lines
+from ..showing import ProgressLines
 from .aws import CREDENTIALS, EmbeddedAws, create_resources
 from .http import HttpApi, serve
 
@@ -34,7 +34,7 @@ GIVE_UP = 3
 
 
 @contextmanager
-def surroundings(endpoint: str | None, model: str | None) -> Iterator[Settings]:
+def aws_environment(endpoint: str | None, model: str | None) -> Iterator[Settings]:
     """Settings for an embedded AWS, unless ``endpoint``, ``AWS_ENDPOINT_URL`` or ``AWS_PROFILE`` names another."""
     chosen = {"MODEL_ID": model} if model else {}
     if endpoint:
@@ -59,7 +59,7 @@ def surroundings(endpoint: str | None, model: str | None) -> Iterator[Settings]:
 
 
 @contextmanager
-def working(settings: Settings) -> Iterator[Worker]:
+def running_worker(settings: Settings) -> Iterator[Worker]:
     """A worker in a thread of this process; its failure to load the model ends it early."""
     queue = TaskQueue(settings)
     worker = Worker(build(settings), queue, settings, poll_seconds=1)
@@ -81,7 +81,7 @@ def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) 
     body = json.dumps(request)
     message_id = queue.send(body)
     first = "queued; loading the model"
-    with working(settings) as worker, Lines([""], quiet=quiet, transient=True, first=first) as lines:
+    with running_worker(settings) as worker, ProgressLines([""], quiet=quiet, transient=True, first=first) as lines:
 
         def show(record: Record | None) -> None:
             if record is not None and record.status != "pending":
@@ -101,13 +101,13 @@ def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, An
     handler.handle(event, None)
     named: list[tuple[str | None, str]] = []
     for message in messages_of(event):
-        if misaddressed(message):
+        if tenant_fault(message):
             named.append((None, message.message_id))
         else:
-            whose = store.of(message.tenant)
+            whose = store.for_tenant(message.tenant)
             named.append((whose.tenant, _name(whose, message.body, message.message_id)))
     status = Status(settings, store)
-    return [status.of(tenant).result(task_id) for tenant, task_id in dict.fromkeys(named)]
+    return [status.for_tenant(tenant).result(task_id) for tenant, task_id in dict.fromkeys(named)]
 
 
 def _name(store: TaskStore, body: str, message_id: str) -> str:
@@ -124,11 +124,11 @@ def wait_for(
     store: TaskStore,
     task_id: Callable[[], str],
     show: Callable[[Record | None], None],
-    going_on: Callable[[], bool],
+    keep_waiting: Callable[[], bool],
 ) -> Record | None:
-    """Reads the record until it is terminal or hopeless, or ``going_on`` says no. Returns it as last read."""
+    """Reads the record until it is terminal or hopeless, or ``keep_waiting`` says no. Returns it as last read."""
     record = None
-    while going_on():
+    while keep_waiting():
         stored = store.read(task_id())
         record = Record.from_json(stored.body) if stored else None
         show(record)
@@ -148,7 +148,7 @@ def serve_forever(settings: Settings, port: int, announce: Callable[[str], None]
     store, queue = TaskStore(settings), TaskQueue(settings)
     api = HttpApi(Submit(settings, store, queue), Status(settings, store))
     server = serve(api, port)
-    with working(settings) as worker:
+    with running_worker(settings) as worker:
         announce(f"http://127.0.0.1:{server.server_port}")
         threading.Thread(target=_end_with, args=(worker, server), daemon=True).start()
         try:
