@@ -1,4 +1,4 @@
-"""Word that this host is about to go: a stop file, EC2's notice of a spot interruption, or ECS's of a stop.
+"""Watches for signs that this host will stop: a stop file, EC2's spot interruption notice, or ECS stopping the task.
 
 Sources of the protocols: EC2 user guide, "Spot Instance interruption notices" and "Use IMDSv2" (a token by PUT, sent by
 GET of ``/latest/meta-data/spot/instance-action``, 404 until there is one); ECS developer guide, "Task metadata endpoint
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 LOOK_EVERY = 5.0
-"""Seconds; EC2 gives two minutes' notice and asks to look every five seconds."""
+"""Seconds between polls; EC2 gives two minutes' notice and recommends polling every five seconds."""
 TIMEOUT = 2.0
 
 
 class InterruptionNotices:
-    """Looks in a thread of its own until there is a notice, which it tells once."""
+    """Polls in a thread of its own, every ``every`` seconds. At the first notice it calls ``tell`` once and ends."""
 
     def __init__(self, settings: Settings, tell: Callable[[], None], *, every: float = LOOK_EVERY) -> None:
         self._stop_file = Path(settings.stop_file) if settings.stop_file else None
@@ -36,7 +36,7 @@ class InterruptionNotices:
         self._over = threading.Event()
 
     def start(self) -> None:
-        """Nothing to look at, nothing started."""
+        """Starts the thread if the settings name anything to watch."""
         if self._stop_file or self._metadata or self._ecs:
             threading.Thread(target=self._watch, name="notices", daemon=True).start()
 
@@ -44,7 +44,7 @@ class InterruptionNotices:
         self._over.set()
 
     def notice(self) -> str | None:
-        """What says that the host goes, or None."""
+        """Where a notice was found, as words for the log; None if there is none."""
         if self._stop_file and self._stop_file.exists():
             return f"the stop file {self._stop_file}"
         if self._metadata and self._interrupted():
@@ -64,14 +64,14 @@ class InterruptionNotices:
         try:
             token = _call(self._metadata + "/latest/api/token", "PUT", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
             _call(self._metadata + "/latest/meta-data/spot/instance-action", "GET", {"X-aws-ec2-metadata-token": token})
-        except (OSError, ValueError):  # 404: none yet; anything else: not to be known from here
+        except (OSError, ValueError):  # 404: none yet; any other error: unknown, so none
             return False
         return True
 
     def _stopped(self) -> bool:
         try:
             return bool(json.loads(_call(self._ecs + "/task", "GET", {})).get("DesiredStatus") == "STOPPED")
-        except (OSError, ValueError, AttributeError):  # SIGTERM will say so all the same
+        except (OSError, ValueError, AttributeError):  # unknown; ECS sends SIGTERM as well
             return False
 
 

@@ -1,4 +1,4 @@
-"""Metrics in CloudWatch's embedded format: JSON lines on stdout, of which CloudWatch Logs makes metrics by itself.
+"""Metrics in CloudWatch's embedded metric format: JSON lines on stdout, which CloudWatch Logs turns into metrics.
 
 Source of the format: CloudWatch user guide, "Embedding metrics within logs". Written with ``METRICS=1`` only.
 """
@@ -18,13 +18,13 @@ SECONDS = ("queue", "load", "text", "denoise", "decode", "encode", "upload", "to
 
 
 class Metrics:
-    """One for a process; every event is a line of its own, so threads share nothing."""
+    """Writes metrics; without ``METRICS=1`` does nothing. Thread-safe: each call writes one line and keeps nothing."""
 
     def __init__(self, settings: Settings) -> None:
         self._on = settings.metrics
 
     def completed(self, record: Record, developed: Developed) -> None:
-        """What a finished task took. Its share of the forwards: the shares of all tasks sum to all forwards."""
+        """A completed task: its timings, and its share of the forwards; the shares of all tasks sum to all forwards."""
         if not self._on or record.timings is None:
             return
         seconds = {f"{name.capitalize()}Seconds": getattr(record.timings, name) for name in SECONDS}
@@ -49,7 +49,7 @@ class Metrics:
         self._emit({"TasksCancelled": 1})
 
     def wasted(self, steps: int) -> None:
-        """Steps that an attempt computed and neither finished nor saved."""
+        """Steps that an attempt computed, and that neither its result nor a checkpoint holds."""
         if steps:
             self._emit({"WastedSteps": steps})
 

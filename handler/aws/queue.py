@@ -1,7 +1,7 @@
-"""TaskQueue: the messages that ask for pictures. The only place that calls SQS.
+"""TaskQueue: the SQS queue of requests. The only module that calls SQS.
 
 botocore without boto3's resource layer: 30 ms less at every cold start, the same credentials, regions and endpoints.
-SQS delivers at least once and in any order; whoever receives a message holds it until its visibility ends.
+SQS delivers at least once and in any order; a received message is hidden from others until its visibility timeout ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_VISIBILITY = 12 * 3600
 LONG_POLL = 20
 TENANT = "tenant"
-"""The message attribute that tells whose task it is; without it a task is nobody's."""
+"""The message attribute that names the task's tenant; without it the task belongs to no tenant."""
 STALE_HANDLE = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
 
 
@@ -38,8 +38,8 @@ STALE_HANDLE = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "Inval
 class Message:
     """A message as received; ``attributes`` are SQS's own (ApproximateReceiveCount, SentTimestamp, …).
 
-    ``tenant`` is whose it is, as its sender says: whoever may send to the queue may name anybody, and anything. An
-    attribute that holds no text is the empty one, which no tenant is called.
+    ``tenant`` is what the sender wrote, unchecked: whoever may send to the queue may name any tenant, or an invalid one
+    (see :func:`tenant_fault`). An attribute that is no string counts as the invalid name "".
     """
 
     message_id: str
@@ -54,14 +54,14 @@ class Message:
         return self.attributes.get("AWSTraceHeader")
 
     def sent_at(self, now: datetime) -> datetime:
-        """When SQS took the message, ``now`` where it does not say: a task without a record has waited since then."""
+        """When SQS accepted the message; ``now`` if it does not say."""
         sent = self.attributes.get("SentTimestamp", "")
         return min(now, datetime.fromtimestamp(int(sent) / 1000, UTC)) if sent.isdigit() else now
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What SQS says lies in a queue, about a minute late; ``retention``: seconds after which it drops a message."""
+    """SQS's approximate message counts, about a minute late. ``retention``: seconds after which it drops a message."""
 
     visible: int
     hidden: int
@@ -74,7 +74,7 @@ class Backlog:
 
 
 class TaskQueue:
-    """One queue. Raises ServiceFault when SQS does not do what was asked; nothing of botocore leaks."""
+    """One queue. Every method raises ServiceFault when SQS fails, never one of botocore's errors."""
 
     def __init__(self, settings: Settings, url: str | None = None) -> None:
         """The queue of the settings, or the one at ``url``."""
@@ -84,9 +84,10 @@ class TaskQueue:
     def send(self, body: str, delay: float = 0, *, trace: str | None = None, tenant: str | None = None) -> str:
         """Sends a message that appears after ``delay`` seconds (at most 900). Returns its MessageId.
 
-        ``trace`` is an X-Ray tracing header, which goes with the message, as ``tenant`` does.
+        ``trace`` (an X-Ray tracing header) and ``tenant`` are sent as attributes.
 
-        After a ServiceFault the message may have been sent all the same; a second one for the same task does no harm.
+        After a ServiceFault the message may have been sent all the same. Sending it again is safe: one attempt claims
+        the task, whatever the number of messages.
         """
         with _translated("send a message"):
             sent = self._sqs.send_message(
@@ -99,14 +100,14 @@ class TaskQueue:
                 MessageAttributes={TENANT: {"DataType": "String", "StringValue": tenant}} if tenant is not None else {},
             )
         if "MessageId" not in sent:
-            # botocore takes an answer that was cut off for an empty one.
+            # botocore takes a truncated response for an empty one.
             raise ServiceFault("SQS failed to send a message: its answer is torn")
         return sent["MessageId"]
 
     def receive(self, most: int = 1, wait: float = LONG_POLL, hidden: float | None = None) -> list[Message]:
         """Up to ``most`` (1 to 10) messages, waiting up to ``wait`` seconds (0 to 20: a long poll) for the first.
 
-        They stay hidden from others for ``hidden`` seconds; None means the queue's own time.
+        ``hidden``: their visibility timeout in seconds; None means the queue's own.
         """
         hide: dict[str, Any] = {} if hidden is None else {"VisibilityTimeout": round(hidden)}
         with _translated("receive messages"):
@@ -130,12 +131,12 @@ class TaskQueue:
         ]
 
     def delete(self, receipt_handle: str) -> None:
-        """Lets the message go for good. A crash before it brings the message back to a record that is terminal."""
+        """Deletes the message. After a crash before this it is delivered again, and meets a terminal record."""
         with _translated("delete a message"), _stale_handle_passes():
             self._sqs.delete_message(QueueUrl=self.url, ReceiptHandle=receipt_handle)
 
     def change_visibility(self, receipt_handle: str, seconds: float) -> None:
-        """Keeps the message invisible for ``seconds`` from now; 0 gives it back at once."""
+        """Hides the message for ``seconds`` from now (at most 12 hours); 0 makes it visible at once."""
         visible_in = min(max(0, round(seconds)), MAX_VISIBILITY)
         with _translated("change a message's visibility"), _stale_handle_passes():
             self._sqs.change_message_visibility(
@@ -143,7 +144,7 @@ class TaskQueue:
             )
 
     def backlog(self) -> Backlog:
-        """How many messages there are. Raises ServiceFault."""
+        """How many messages there are."""
         with _translated("count messages"):
             told = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
         return Backlog(
@@ -155,14 +156,14 @@ class TaskQueue:
 
 
 def tenant_fault(message: Message) -> InvalidRequest | None:
-    """What is wrong with the tenant that a message names, if anything."""
+    """The fault of a message whose tenant name is invalid, else None."""
     if message.tenant is None or re.fullmatch(ids.TENANT, message.tenant):
         return None
     return InvalidRequest([FieldError("tenant", f"the message attribute must match {ids.TENANT}")])
 
 
 def messages_of(event: dict[str, Any]) -> list[Message]:
-    """The messages of a Lambda event."""
+    """The messages of a Lambda SQS event."""
     return [
         Message(
             record.message_id,
@@ -176,7 +177,7 @@ def messages_of(event: dict[str, Any]) -> list[Message]:
 
 
 def partial_response(messages: Iterable[Message], consumed: Iterable[bool]) -> dict[str, Any]:
-    """What a Lambda function answers to SQS: the messages that are not ``consumed`` stay in the queue.
+    """A Lambda function's partial batch response: the messages that were not ``consumed`` stay in the queue.
 
     Source: AWS Lambda developer guide, "Reporting batch item failures for Lambda functions with SQS event sources".
     """
@@ -191,7 +192,7 @@ def _tenant(attributes: Mapping[str, Any], text: str) -> str | None:
 
 @contextmanager
 def _stale_handle_passes() -> Iterator[None]:
-    """A handle whose message went on to somebody else, or was deleted, has nothing left to change."""
+    """Ignores SQS's error for a receipt handle whose message was deleted, or was received again by somebody else."""
     try:
         yield
     except ClientError as fault:
@@ -201,7 +202,7 @@ def _stale_handle_passes() -> Iterator[None]:
 
 @contextmanager
 def _translated(doing: str) -> Iterator[None]:
-    """The one point at which botocore's errors become ours."""
+    """Turns botocore's errors into ServiceFault: the only place that does."""
     try:
         yield
     except (ClientError, BotoCoreError) as fault:
@@ -209,7 +210,7 @@ def _translated(doing: str) -> Iterator[None]:
 
 
 def _connect(settings: Settings) -> SQSClient:
-    """The read time-out must outlast a long poll; five tries in all, with jittered backoff."""
+    """The SQS client: five tries in all, with jittered backoff. Its read timeout must outlast a long poll."""
     session = botocore.session.Session(profile=settings.aws_profile or None)
     try:
         region = settings.aws_region or session.get_config_variable("region") or "us-east-1"

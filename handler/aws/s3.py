@@ -1,8 +1,7 @@
-"""S3 through obstore: a client from the settings, and its errors made ours.
+"""S3 through obstore: connecting, reading, conditional writes, presigned POSTs; its errors as ours.
 
-obstore rather than botocore: a ready client in 15 ms in place of 170, with the same credentials. It reads the
-environment, web identity, containers' and instances' metadata by itself; profiles and SSO come from boto3, which is
-then loaded.
+obstore rather than botocore: a client in 15 ms rather than 170, with the same credentials. It reads the environment,
+web identity, container and instance metadata by itself; for profiles and SSO boto3 is loaded.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 TRY_AGAIN_WITHIN = 5.0
-"""Seconds: a write that took longer to fail was slow, or tried again by obstore; its task's lease goes on meanwhile."""
+"""Seconds. A write that took longer to fail is not repeated: its task's lease runs out meanwhile."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An object as it was read: its bytes and the ETag that a later write must match."""
+    """An object as it was read: its bytes, and its ETag as the condition of a later write."""
 
     body: bytes
     etag: str
@@ -40,7 +39,10 @@ class Stored:
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """The one point at which obstore's errors become ours."""
+    """Turns obstore's errors into LostRace (a failed condition) or ServiceFault: the only place that does.
+
+    ``doing`` completes the message "S3 failed to …".
+    """
     try:
         yield
     except DarkroomError:
@@ -52,14 +54,14 @@ def translated(doing: str) -> Iterator[None]:
 
 
 def get(s3: S3Store, key: str) -> Stored | None:
-    """The object, or None where there is none (403 counts too: that is S3's answer without ListBucket)."""
+    """The object, or None if there is none (also at 403, which S3 returns for it without ListBucket permission)."""
     with translated("read"):
         found = _open(s3, key)
         return None if found is None else Stored(bytes(found.bytes()), found.meta["e_tag"] or "")
 
 
 def get_up_to(s3: S3Store, key: str, most: int) -> tuple[int, bytes] | None:
-    """An object's size, and its bytes where they are no more than ``most``; None where there is none."""
+    """An object's size, and its bytes if there are at most ``most`` (else b""); None if there is no object."""
     with translated("read"):
         found = _open(s3, key)
         if found is None:
@@ -69,7 +71,7 @@ def get_up_to(s3: S3Store, key: str, most: int) -> tuple[int, bytes] | None:
 
 
 def _open(s3: S3Store, key: str) -> GetResult | None:
-    """Its bytes are not read yet."""
+    """The response, its body not read yet; None if there is no object."""
     try:
         return obstore.get(s3, key)
     except FileNotFoundError:
@@ -81,22 +83,24 @@ def _open(s3: S3Store, key: str) -> GetResult | None:
 
 
 def put(s3: S3Store, key: str, body: bytes, doing: str, attributes: Mapping[str, str] | None = None) -> None:
-    """Writes an object, whatever was there. ``attributes`` are its headers."""
+    """Writes an object unconditionally. ``attributes`` are its headers."""
     with translated(doing):
         obstore.put(s3, key, body, attributes=dict(attributes or {}), use_multipart=False)
 
 
 def delete(s3: S3Store, key: str, doing: str) -> None:
+    """Deletes an object; none at this key is no error."""
     with translated(doing), suppress(FileNotFoundError):
         obstore.delete(s3, key)
 
 
 def put_if(s3: S3Store, key: str, body: bytes, mode: Literal["create"] | UpdateVersion) -> Stored:
-    """A conditional put of JSON. Raises LostRace when the condition fails.
+    """A conditional put of JSON: ``create`` if there is no object yet, else if its ETag matches. Raises LostRace when
+    the condition fails.
 
-    Refused, it looks again: its own bytes there mean that the write was done and only the answer was lost (the
-    next try then meets it as a 412); nothing there means a 409, S3's word for writes at the same moment. That is
-    why it may try again where obstore does not: a connection that broke tells not whether S3 acted.
+    After a failed condition it reads the object. If it holds these very bytes, an earlier try succeeded and only its
+    response was lost. If there is none, S3 answered 409 (concurrent writes), and a ``create`` is tried again. So
+    repeating is safe here, although a broken connection leaves open whether S3 has written.
     """
     began = time.monotonic()
     for pause in (0.05, 0.2, 0.8, None):
@@ -120,7 +124,10 @@ def put_if(s3: S3Store, key: str, body: bytes, mode: Literal["create"] | UpdateV
 
 
 def connect(bucket: str, settings: Settings, timeout: str = "20s") -> S3Store:
-    """Bounded in time and retries: a call that hangs would outlive its task's lease. ``timeout`` counts the body in."""
+    """A client for one bucket. Time and retries are bounded: a call that hangs would outlast its task's lease.
+
+    ``timeout``: of one request, its body included. Raises SettingsError for an unknown profile.
+    """
     endpoint = settings.aws_endpoint_url
     options: dict[str, Any] = {
         "client_options": {"timeout": timeout, "connect_timeout": "3s", "allow_http": endpoint.startswith("http:")},
@@ -143,10 +150,10 @@ def connect(bucket: str, settings: Settings, timeout: str = "20s") -> S3Store:
 
 
 class PresignedPosts:
-    """Signs POST policies (SigV4), which obstore does not: this is botocore. One bucket; keeps its client.
+    """Makes presigned POSTs (SigV4) with botocore, because obstore cannot. For the bucket of the settings.
 
-    The credentials are the process's own, found now; a session's token becomes one of the fields, and the form dies
-    with it. The client, 70 ms, is made for the first form.
+    Signed with this process's credentials; with temporary ones a form expires when they do. Making the client takes
+    70 ms, at the first form.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -159,8 +166,8 @@ class PresignedPosts:
         self._s3: Any = None
 
     def sign(self, key: str, content_type: str, most_bytes: int, seconds: int) -> tuple[str, dict[str, str]]:
-        """URL and fields with which whoever has them may write this one object, for so many seconds: of this content
-        type, and of 1 to ``most_bytes`` bytes. Raises ServiceFault.
+        """The URL and form fields with which anybody may write this object for ``seconds``: with this content type,
+        and 1 to ``most_bytes`` bytes. Raises ServiceFault.
         """
         with _signing():
             self._s3 = self._s3 or self._client()
@@ -177,7 +184,7 @@ class PresignedPosts:
         from botocore.config import Config
 
         endpoint = self._settings.aws_endpoint_url
-        # Of its own region: at S3's global address a new bucket answers with a redirect, on which browsers lose forms.
+        # The regional endpoint: S3's global one answers for a new bucket with a redirect, on which browsers drop forms.
         s3: Any = {"addressing_style": "path" if endpoint else "virtual"}
         return self._session.create_client(
             "s3",

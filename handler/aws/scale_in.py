@@ -1,4 +1,4 @@
-"""Word to ECS that this worker is busy, so that scaling in takes an idle one.
+"""Asks ECS for scale-in protection while this worker is busy, so that scaling in stops an idle one.
 
 Source of the protocol: Amazon ECS developer guide, "Amazon ECS task scale-in protection endpoint" (PUT to
 ``$ECS_AGENT_URI/task-protection/v1/state``). It keeps away scaling and deployments, not a spot interruption.
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 LOOK_EVERY = 2.0
 EXPIRES_MINUTES = 10
 RENEW_AFTER = EXPIRES_MINUTES * 60 / 2
-"""Seconds; should this process die unheard, its task may go when the protection runs out."""
+"""Seconds. Protection is renewed rather than granted for long, so that it ends soon after this process dies."""
 TIMEOUT = 5.0
 
 
 class ScaleInProtection:
-    """Looks in a thread of its own whether the worker is ``busy``, and tells ECS when that changes."""
+    """Checks ``busy`` in a thread of its own every ``every`` seconds, and tells ECS when it changes."""
 
     def __init__(self, settings: Settings, busy: Callable[[], bool], *, every: float = LOOK_EVERY) -> None:
         self._agent = settings.ecs_agent_uri.rstrip("/")
@@ -37,7 +37,7 @@ class ScaleInProtection:
         self._over = threading.Event()
 
     def start(self) -> None:
-        """Outside ECS nothing is started."""
+        """Starts the thread; outside ECS does nothing."""
         if self._agent:
             threading.Thread(target=self._watch, name="protection", daemon=True).start()
 
@@ -51,7 +51,7 @@ class ScaleInProtection:
                 self._tell(busy)
 
     def _tell(self, busy: bool) -> None:
-        """A failure is told again at the next look; nothing is lost by it, since a worker that is stopped saves."""
+        """Tells ECS. After a failure the next check tries again; a worker stopped meanwhile checkpoints its tasks."""
         state = (
             {"ProtectionEnabled": True, "ExpiresInMinutes": EXPIRES_MINUTES} if busy else {"ProtectionEnabled": False}
         )

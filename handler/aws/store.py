@@ -1,7 +1,7 @@
-"""TaskStore: records and images in S3. The only place that spells S3 keys.
+"""TaskStore: records, images and checkpoints in S3. The only module that knows S3 keys.
 
-Without a tenant the keys begin with ``tasks/``, ``index/`` and so on, a tenant's with ``tenants/{tenant}/tasks/`` and
-so on: the same task_id in two tenants names two tasks. ``health/`` is everybody's.
+Keys begin with ``tasks/``, ``index/`` and so on, a tenant's with ``tenants/{tenant}/tasks/`` and so on: the same
+task_id in two tenants names two tasks. ``health/`` is shared by all.
 
 Every write of a record is conditional, and a put is atomic: a crash during one leaves the old object.
 """
@@ -33,12 +33,13 @@ HEALTH_KEY = "health/model.json"
 FAR_FUTURE_MS = 9_999_999_999_999
 """Index keys count down from it (to the year 2286), because S3 lists in ascending order only."""
 MOST_SCANNED = 400
-"""Records that one filtered page looks at: about a second, and the fiftieth part of a cent."""
+"""The most records that are read for one filtered page: about a second, and a fiftieth of a cent."""
 READ_AT_ONCE = 32
 NAME = re.compile(TASK_ID)
 
 
 def index_name(task_id: str, created_at: datetime) -> str:
+    """A task's name in the index, under which a listing shows the newest tasks first."""
     return f"{FAR_FUTURE_MS - _milliseconds(created_at):013d}-{task_id}"
 
 
@@ -47,7 +48,7 @@ def _milliseconds(when: datetime) -> int:
 
 
 class Document(Protocol):
-    """What the store needs to know of a record."""
+    """The part of a record that the store needs."""
 
     @property
     def task_id(self) -> str: ...
@@ -58,7 +59,7 @@ class Document(Protocol):
 
 @dataclass(frozen=True)
 class Upload:
-    """An input image: ``size`` in bytes, and the bytes themselves, none where they are more than MAX_UPLOAD."""
+    """An uploaded input image: its size in bytes, and its content (empty if it is larger than MAX_UPLOAD)."""
 
     size: int
     body: bytes
@@ -66,7 +67,7 @@ class Upload:
 
 @dataclass
 class TaskObjects:
-    """What lies in the bucket of one task: keys, and when each was written."""
+    """The objects of one task in the bucket, as a listing shows them: when each was last written."""
 
     task_id: str
     recorded_at: datetime | None = None
@@ -75,25 +76,25 @@ class TaskObjects:
 
     @property
     def attempts(self) -> set[str]:
-        """The attempts that wrote images, as in their keys."""
+        """Numbers of the attempts that wrote images, as their keys spell them."""
         return {key.split("/")[-2] for key in self.images}
 
 
 class TaskStore:
-    """One bucket, and in it what belongs to one tenant, or to none. Keys that are another's it neither reads nor signs.
+    """One tenant's part of a bucket (or the part without a tenant). Keys outside it are neither read nor signed.
 
-    Raises LostRace when a condition fails and ServiceFault when S3 does; nothing of obstore leaks.
+    Methods raise LostRace when a conditional write fails and ServiceFault when S3 fails, never obstore's errors.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Without a tenant; ``of`` leads to the others."""
+        """The part without a tenant; see ``for_tenant``. Raises SettingsError without BUCKET."""
         self._settings = settings.require("bucket")
         self._s3 = connect(settings.bucket, settings)
         self.tenant: str | None = None
         self._prefix = ""
 
     def for_tenant(self, tenant: str | None) -> TaskStore:
-        """The same bucket, and in it what is ``tenant``'s. Raises InvalidRequest where no tenant can be called that."""
+        """The same bucket's part of ``tenant``. Raises InvalidRequest for an invalid tenant name."""
         if tenant is not None and not re.fullmatch(TENANT, tenant):
             raise InvalidRequest([FieldError("tenant", f"must match {TENANT}")])
         other = copy(self)
@@ -102,7 +103,7 @@ class TaskStore:
         return other
 
     def all_tenants(self) -> Iterator[TaskStore]:
-        """The store without a tenant, then that of each tenant: one request for 1,000 of them."""
+        """The store without a tenant, then each tenant's: one request for 1,000 tenants."""
         yield self.for_tenant(None)
         with translated("list the tenants"):
             found = obstore.list_with_delimiter(self._s3, "tenants")["common_prefixes"]
@@ -113,42 +114,44 @@ class TaskStore:
         return self._key(task_id, "status.json")
 
     def image_key(self, task_id: str, attempt: int, index: int, extension: str) -> str:
-        """Attempts write apart, so that one which lost its lease cannot touch the images of the next."""
+        """Each attempt has its own prefix, so that one that lost its lease cannot overwrite the next one's images."""
         return self._key(task_id, f"{attempt}/{index}.{extension}")
 
     def checkpoint_key(self, task_id: str) -> str:
-        """One for all attempts: what any of them stores is a beginning of the same picture."""
+        """One key for all attempts: whatever any of them saves belongs to the same picture."""
         return self._key(task_id, "checkpoint")
 
     def preview_key(self, task_id: str) -> str:
         return self._key(task_id, "preview.jpg")
 
     def _key(self, task_id: str, name: str) -> str:
-        """What is no task's name never becomes part of a key, whoever forgot to check it."""
+        """A key under the task's prefix. Raises NotFound for an invalid task_id: it must never become part of one."""
         if not NAME.fullmatch(task_id):
             raise NotFound("there is no task of this name")
         return f"{self._prefix}tasks/{task_id}/{name}"
 
     def _relative(self, key: str) -> str:
-        """A task's key without the tenant's prefix. Raises NotFound for another's, as a record of ours never holds."""
+        """A task's key without the tenant's prefix. Raises NotFound for a key outside it."""
         if not key.startswith(f"{self._prefix}tasks/"):
             raise NotFound("there is nothing of this tenant's at this key")
         return key.removeprefix(self._prefix)
 
     def read(self, task_id: str) -> Stored | None:
-        """The record, or None where there is none (403 counts too: that is S3's answer without ListBucket)."""
+        """The record, or None if there is none (also at 403, which S3 returns for it without ListBucket permission)."""
         return s3.get(self._s3, self.record_key(task_id))
 
     def create(self, record: Document) -> Stored:
-        """Writes a record that must not exist yet. Raises LostRace if it does."""
+        """Writes a new record. Raises LostRace if there is one already."""
         return s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), "create")
 
     def change(self, stored: Stored, record: Document) -> Stored:
-        """Replaces exactly the record that was read as ``stored``. Raises LostRace if it has moved since."""
+        """Replaces the record that was read as ``stored``. Raises LostRace if it has changed since."""
         return s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), {"e_tag": stored.etag})
 
     def index(self, record: Document) -> None:
-        """Lists the task. Called before ``create``: a crash between leaves an entry that ``newest`` passes over."""
+        """Adds the task to the index. Call it before ``create``: a crash between them leaves an entry without a record,
+        which ``newest`` skips.
+        """
         name = index_name(record.task_id, record.created_at)
         s3.put(self._s3, f"{self._prefix}index/{name}", b"", "index the task")
 
@@ -157,8 +160,8 @@ class TaskStore:
     ) -> tuple[list[Stored], str | None]:
         """Up to ``limit`` records, newest first, and the cursor of the next page (None on the last).
 
-        Each entry is checked against its record, so a stale index entry is passed over, never shown. With ``wanted``
-        at most MOST_SCANNED entries are looked at: the page may then be short, or empty, and its cursor goes on.
+        Index entries without a matching record are skipped. With the filter ``wanted`` at most MOST_SCANNED entries are
+        read, so a page may be short, or even empty, although its cursor leads on.
         """
         most = limit if wanted is None else MOST_SCANNED
         names = self._index(cursor, most + 1)
@@ -175,7 +178,7 @@ class TaskStore:
         return found, (names[seen - 1] if seen < len(names) else None)
 
     def _index(self, cursor: str | None, most: int) -> list[str]:
-        """Up to ``most`` names of the index, behind the one that is the cursor."""
+        """Up to ``most`` index names after ``cursor``."""
         names: list[str] = []
         entries = f"{self._prefix}index/"
         offset = f"{entries}{cursor}" if cursor else None
@@ -195,13 +198,13 @@ class TaskStore:
         return stored if current and (wanted is None or wanted(record)) else None
 
     def put_image(self, key: str, body: bytes, content_type: str) -> None:
-        """Writes an image. A browser shows it, and saves it under a name that tells its task."""
+        """Writes an image. Its headers let a browser show it, and save it under a name that contains the task_id."""
         name = "-".join(self._relative(key).split("/")[1:])
         headers = {"Content-Type": content_type, "Content-Disposition": f'inline; filename="{name}"'}
         s3.put(self._s3, key, body, "write an image", headers)
 
     def read_image(self, key: str) -> bytes:
-        """Raises NotFound when the image has gone, as after its retention."""
+        """Raises NotFound when the image has been deleted, as after its retention."""
         self._relative(key)
         stored = s3.get(self._s3, key)
         if stored is None:
@@ -216,7 +219,7 @@ class TaskStore:
         s3.put(self._s3, self.checkpoint_key(task_id), body, "write a checkpoint")
 
     def read_checkpoint(self, task_id: str) -> bytes:
-        """Empty where there is none."""
+        """The checkpoint; empty if there is none."""
         stored = s3.get(self._s3, self.checkpoint_key(task_id))
         return stored.body if stored else b""
 
@@ -224,17 +227,17 @@ class TaskStore:
         s3.delete(self._s3, self.checkpoint_key(task_id), "delete a checkpoint")
 
     def upload_key(self, upload_id: str) -> str:
-        """An input image, as its caller sent it. Not a task's: many may draw from it."""
+        """The key of an input image, which any number of requests may use. Raises NotFound for an invalid id."""
         if not NAME.fullmatch(upload_id):
             raise NotFound("there is no upload of this name")
         return f"{self._prefix}uploads/{upload_id}"
 
     def put_upload(self, upload_id: str, body: bytes, content_type: str) -> None:
-        """Writes an input image with this process's own permission, where no form is needed."""
+        """Writes an input image with this process's own credentials, rather than through a presigned POST."""
         s3.put(self._s3, self.upload_key(upload_id), body, "write an upload", {"Content-Type": content_type})
 
     def read_upload(self, upload_id: str) -> Upload | None:
-        """None where there is none. What is too large is not read: it would have to be kept in memory."""
+        """The input image, or None. The bytes of one that is too large are not read, to save memory."""
         found = s3.get_up_to(self._s3, self.upload_key(upload_id), MAX_UPLOAD)
         return Upload(*found) if found else None
 
@@ -248,7 +251,7 @@ class TaskStore:
             return obstore.sign(self._s3, "GET", key, timedelta(seconds=self._settings.url_lifetime))
 
     def presign_any(self) -> str:
-        """A URL of this bucket, for whoever wants to know where its presigned URLs lead."""
+        """Some presigned URL, from which a caller can tell the origin of them all."""
         return self._sign(HEALTH_KEY)
 
     def read_health(self) -> dict[str, Any] | None:
@@ -260,16 +263,16 @@ class TaskStore:
         s3.put(self._s3, HEALTH_KEY, body, "write the model's health", {"Content-Type": "application/json"})
 
     def read_spending(self, day: date) -> Stored | None:
-        """What was counted on a day (UTC)."""
+        """A tenant's counted spending of a day (UTC), None if there is none."""
         return s3.get(self._s3, f"{self._prefix}spend/{day.isoformat()}.json")
 
     def write_spending(self, day: date, body: bytes, stored: Stored | None) -> Stored:
-        """Replaces exactly what was read as ``stored``, None where there was none. Raises LostRace if it has moved."""
+        """Replaces what was read as ``stored`` (None: there was none). Raises LostRace if it has changed since."""
         key = f"{self._prefix}spend/{day.isoformat()}.json"
         return s3.put_if(self._s3, key, body, {"e_tag": stored.etag} if stored else "create")
 
     def list_objects(self) -> Iterator[TaskObjects]:
-        """What lies in the bucket of this tenant's, task by task: one request for 1,000 keys."""
+        """This tenant's objects in the bucket, grouped by task: one request for 1,000 keys."""
         objects: TaskObjects | None = None
         entries = f"{self._prefix}tasks/"
         with translated("list the tasks"):

@@ -1,7 +1,7 @@
-"""Spans for AWS X-Ray: what each attempt took, told to the daemon that listens beside this process.
+"""Spans for AWS X-Ray: how long each attempt and its parts took, sent by UDP to the X-Ray daemon beside this process.
 
-Told once, when an attempt has ended, and then forgotten: a datagram that gets lost is not sent again, and an attempt
-whose process died has no span. Only traces that the door has sampled are told, and no span holds any of a prompt.
+A span is sent once, when its attempt has ended: a lost datagram is not sent again, and an attempt whose process died
+has no span. Only traces that were sampled upstream are sent, and no span contains any part of a prompt.
 
 Sources: AWS X-Ray developer guide, "AWS X-Ray segment documents", "Sending segment documents to the X-Ray daemon" and
 "Tracing header"; AWS Lambda developer guide, "Using Lambda environment variables".
@@ -37,17 +37,17 @@ Document = dict[str, Any]
 PREAMBLE = b'{"format": "json", "version": 1}\n'
 SEGMENT, SUBSEGMENT = "darkroom-worker", "attempt"
 PARTS = ("text", "denoise", "decode", "encode", "upload")
-"""Of an attempt, in the order in which they are done; the last one ends when the record is written."""
+"""The parts of an attempt in order; the last one ends when the record is written."""
 ROOT, PARENT = re.compile(r"1-[0-9a-f]{8}-[0-9a-f]{24}"), re.compile(r"[0-9a-f]{16}")
 ADDRESS = re.compile(r"(?:.*\s)?udp:(\S+)(?:\s.*)?|([^\s:]+:\d+|\[[0-9a-fA-F:]+\]:\d+)")
 THROTTLED = re.compile("SlowDown|Throttl|TooManyRequests|RequestLimitExceeded")
 LONGEST = 250
-"""Characters of any text, X-Ray's own limit: so a span of some thirty fields stays far below a datagram's 64 KB."""
+"""Characters of any text, X-Ray's own limit. A span of some thirty fields then fits well into a datagram's 64 KB."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a tracing header says; ``parent`` is the span that the next one belongs to."""
+    """A parsed X-Ray tracing header; ``parent`` is the id of the parent span."""
 
     root: str
     parent: str | None
@@ -55,7 +55,7 @@ class Trace:
 
     @classmethod
     def read(cls, header: str | None) -> Trace | None:
-        """None where there is none, or none that X-Ray would take."""
+        """Parses a header; None if there is none, or if X-Ray would not accept it."""
         pairs = (part.strip().partition("=") for part in (header or "").split(";"))
         fields = {name: value for name, _, value in pairs}
         root, parent = fields.get("Root", ""), fields.get("Parent")
@@ -69,12 +69,12 @@ class Trace:
 
 
 class Tracer:
-    """One for a process, safe to use in many threads. Nothing here waits, and nothing that fails here is raised."""
+    """Sends spans. Thread-safe. It never blocks, and failures to send are logged, not raised."""
 
     def __init__(
         self, settings: Settings, now: Callable[[], datetime], new_span_id: Callable[[], str] = new_span_id
     ) -> None:
-        """Raises SettingsError where the daemon's address is none. A name in it is looked up here, once."""
+        """Resolves the daemon's address, once. Raises SettingsError if it is malformed."""
         self._daemon = _resolved(settings.aws_xray_daemon_address)
         self._on_lambda = bool(settings.aws_lambda_runtime_api)
         self._origin = "AWS::ECS::Container" if settings.ecs_container_metadata_uri_v4 else None
@@ -82,10 +82,10 @@ class Tracer:
 
     @contextmanager
     def attempt(self, attempt: Attempt, header: str | None) -> Iterator[None]:
-        """Tells of ``attempt`` when the block ends. ``header`` came with its message.
+        """Sends a span of ``attempt`` when the block ends. ``header``: the tracing header of its message.
 
-        A worker's span is a segment of the trace that the message belongs to. Under Lambda the function has a segment
-        already, in a trace of its own that Lambda links to those of its messages: there it is a part of that one.
+        A worker's span is a segment of the message's trace. Under Lambda the function already has a segment, in a trace
+        that Lambda links to those of its messages; there the span is a subsegment of it.
         """
         trace = Trace.read(invocation_trace() if self._on_lambda else header)
         if self._daemon is None or trace is None or not trace.sampled or (self._on_lambda and not trace.parent):
@@ -100,8 +100,8 @@ class Tracer:
 
     @contextmanager
     def sending(self, header: str | None, queue_url: str) -> Iterator[str | None]:
-        """Gives the header for a message that is sent in the block: under Lambda one that makes it a part of this
-        invocation's trace, and the queue a node of it; elsewhere ``header``, the caller's own.
+        """Yields the tracing header for a message that is sent in the block. Under Lambda it continues the invocation's
+        trace, and the queue gets a span of its own; elsewhere it is the caller's ``header``.
         """
         trace = Trace.read(invocation_trace()) if self._on_lambda else None
         if trace is None or self._daemon is None or not trace.sampled or not trace.parent:
@@ -127,7 +127,7 @@ class Tracer:
         try:
             self._tell(self._document(record, trace, fault))
         except Exception as broken:
-            logger.warning("a span was not told", fault=f"{type(broken).__name__}: {broken}")
+            logger.warning("a span was not sent", fault=f"{type(broken).__name__}: {broken}")
 
     def _document(self, record: Record, trace: Trace, fault: BaseException | None) -> Document:
         ended = self._now().timestamp()
@@ -157,7 +157,7 @@ class Tracer:
         }
 
     def _parts(self, record: Record, began: float, ended: float) -> Iterator[Document]:
-        """Laid back from the end, without gaps: the engine times them so. ``load`` was before the attempt."""
+        """Subsegments without gaps, computed backwards from the attempt's end. ``load`` came before the attempt."""
         seconds = record.timings.model_dump() if record.timings else {}
         if seconds["load"]:
             yield self._part("load", began - seconds["load"], began)
@@ -178,36 +178,36 @@ class Tracer:
         return span | ({"origin": self._origin} if self._origin else {})
 
     def _flags(self, code: Code, message: str, fault: BaseException | None) -> Document:
-        """As X-Ray counts: ``error`` the caller's (4xx), ``fault`` ours (5xx), ``throttle`` somebody's limit."""
+        """X-Ray's flags: ``error`` for the caller's faults (4xx), ``fault`` for ours (5xx), ``throttle`` for limits."""
         flag = "fault" if STATUS[code] >= 500 else "error"
         slowed = STATUS[code] == 429 or bool(fault and THROTTLED.search(str(fault.__cause__)))
         return {flag: True, **({"throttle": True} if slowed else {}), "cause": self._cause(code, message)}
 
     def _cause(self, code: Code, message: str) -> Document:
-        # What follows a colon is another library's text, which may quote the prompt. The record has it.
+        # Text after a colon is another library's and may quote the prompt: it stays in the record only.
         ours = message.partition(":")[0][:LONGEST]
         exception = {"id": self._new_span_id(), "type": code, "message": ours}
         return {"working_directory": os.getcwd(), "paths": [], "exceptions": [exception]}
 
     def _tell(self, document: Document) -> None:
-        """Into the socket's buffer, or nowhere."""
+        """Sends a datagram without blocking; it is dropped if the socket's buffer is full."""
         if self._daemon is None:
             return
         family, address = self._daemon
         try:
-            # One for each span: it holds nothing that could break, and hears of no daemon that is not there.
+            # A new socket for each span: a kept one would report the ICMP errors of earlier datagrams.
             with socket.socket(family, socket.SOCK_DGRAM) as out:
                 out.setblocking(False)
                 out.sendto(PREAMBLE + json.dumps(document).encode(), address)
         except OSError as fault:
-            logger.debug("a span was not told", fault=str(fault))
+            logger.debug("a span was not sent", fault=str(fault))
 
 
 def _end_of(record: Record, fault: BaseException | None) -> tuple[str, Code | None, str]:
-    """How the attempt ended, and the code and message of its error, if that was one.
+    """How the attempt ended, and the code and message of its error, if any.
 
-    ``lost``: somebody else moved the record, as its caller does by cancelling. ``expired``: the record could not be
-    written, so the next attempt waits until the lease has run out.
+    ``lost``: somebody else changed the record, as a cancellation does. ``expired``: the record could not be written, so
+    the next attempt waits until the lease has run out.
     """
     if record.status == "processing":
         if isinstance(fault, LostRace):
@@ -221,7 +221,10 @@ def _end_of(record: Record, fault: BaseException | None) -> tuple[str, Code | No
 
 
 def _resolved(text: str) -> tuple[socket.AddressFamily, Any] | None:
-    """X-Ray's notation: ``host:port``, or ``tcp:host:port udp:host:port`` in any order."""
+    """Resolves an address in X-Ray's notation: ``host:port``, or ``tcp:host:port udp:host:port`` in any order.
+
+    None if it is empty or its name cannot be resolved (logged). Raises SettingsError if it is malformed.
+    """
     if not text:
         return None
     found = ADDRESS.fullmatch(text)
@@ -241,4 +244,4 @@ STATUS: dict[str, int] = {
     for one in vars(errors).values()
     if isinstance(one, type) and issubclass(one, DarkroomError)
 }
-"""Of each code; where a code has several they are all ours."""
+"""The HTTP status of each code; where a code has several they are all 5xx or all 4xx."""

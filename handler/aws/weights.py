@@ -1,4 +1,4 @@
-"""Models from S3, kept on this machine."""
+"""Downloads models from S3 into a local cache."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def fetch_model(url: str, settings: Settings) -> tuple[Path, str]:
-    """Downloads ``s3://bucket/prefix`` into the cache. Returns the folder and a revision that names its content.
+    """Downloads ``s3://bucket/prefix`` unless it is cached. Returns its folder and a revision that identifies it.
 
-    The revision is a hash over keys and ETags, so a model that was replaced is fetched anew; the folder appears
-    under its name by a rename, so a crash in the middle leaves nothing that could be taken for a model.
+    The revision is a hash of keys and ETags, so a replaced model is downloaded anew. The folder gets its name by a
+    rename at the end, so a crash in the middle leaves no partial model. Raises NotFound and ServiceFault.
     """
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     store, prefix = connect(bucket, settings, timeout="1h"), prefix.strip("/")

@@ -1,4 +1,4 @@
-"""Darkroom from Python: over its HTTP API, or straight over SQS and S3.
+"""The Python client: over the HTTP API, or directly over SQS and S3.
 
 ::
 
@@ -10,7 +10,7 @@
         for picture in darkroom.images(task.task_id):
             picture.save("pictures")
 
-Sync and thread-safe. What goes wrong is raised as one of :mod:`handler.errors`, whichever way the call went.
+Sync and thread-safe. Both ways raise the same exceptions, those of :mod:`handler.errors`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a caller says what to draw, and the JSON that the service reads. Nothing is checked here: the service judges."""
+"""What callers pass as a request, and the JSON made of it. It is validated by the service, not here."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
 Asked: TypeAlias = str | Mapping[str, Any] | GenerationRequest
-"""A prompt, a request's fields, or a request."""
+"""A request as callers pass it: a prompt, a mapping of fields, or a GenerationRequest."""
 
 
 class Parameters(TypedDict, total=False):
-    """A request's fields but the prompt, as :class:`~handler.contract.request.GenerationRequest` describes them."""
+    """The fields of a :class:`~handler.contract.request.GenerationRequest` except the prompt."""
 
     negative_prompt: str
     num_inference_steps: int
@@ -36,7 +36,7 @@ class Parameters(TypedDict, total=False):
 
 
 def fields_of(asked: Asked, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A request's fields; ``parameters`` fill in what ``asked`` leaves out."""
+    """A request's fields: those of ``asked``, and of ``parameters`` for those that it lacks."""
     if isinstance(asked, GenerationRequest):
         fields = asked.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     else:
@@ -45,13 +45,13 @@ def fields_of(asked: Asked, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_json(body: Mapping[str, Any]) -> bytes:
-    """Raises TypeError for what JSON does not carry."""
+    """The request's body. Raises TypeError for values that JSON cannot represent."""
     return json.dumps(body).encode()
 
 
 def content_type_of(image: bytes) -> str:
-    """The content type that a file's first bytes say, whatever its name. Raises InvalidRequest for another kind, or
-    for more bytes than an upload may have: the fault that the service would find, before anything is sent.
+    """The content type of an image file, by its first bytes. Raises InvalidRequest, before anything is sent, if it is
+    no PNG, JPEG or WebP or is larger than MAX_UPLOAD.
     """
     if len(image) > MAX_UPLOAD:
         raise InvalidRequest([FieldError("image", f"must have at most {MAX_UPLOAD:,} bytes, has {len(image):,}")])

@@ -1,4 +1,4 @@
-"""Many requests at once: so many in flight and no more, results as they come, and no task forgotten."""
+"""Many requests at once, with a limit on those in flight; results in the order of completion."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What became of one request. ``index`` counts from 0 in the order of asking.
+    """The outcome of one request. ``index``: its position in the iterable, from 0.
 
-    ``fault`` is None where the task completed. Else it says why not: the task's own fault, StillRunning where the
-    time to wait was over, or what kept the client from finding out; ``task_id`` then tells where to look on.
+    ``fault`` is None if the task completed. Otherwise it is the task's own fault, StillRunning after the timeout, or
+    the error that kept the client from reading the result; ``task_id`` can then be waited for again.
     """
 
     index: int
@@ -32,16 +32,17 @@ class Drawn:
 
 
 Draw: TypeAlias = "Callable[[int, Asked, str, threading.Event], Drawn]"
-"""Submits one request as a task and waits for it, until the event is set. Raises what is nobody's fault but ours."""
+"""Submits one request as a task and waits for it, or until the event is set. Raises only programming errors."""
 Name: TypeAlias = "Callable[[Asked], str]"
-"""What the task of a request will be called."""
+"""The task_id for a request."""
 
 
 class Batch:
-    """An iterator over what becomes of many requests, in the order in which they end.
+    """An iterator over the outcomes of many requests, in the order of completion.
 
-    Whatever ends it early (a fault in the iterable, Ctrl-C, a loop that is left), :attr:`in_flight` names every task
-    that was submitted, or may have been, and was not yet handed out; the service goes on with them.
+    ``width``: the most requests in flight. If it ends early (an error in the iterable, Ctrl-C, a ``break``),
+    :attr:`in_flight` has every task that was or may have been submitted and was not returned; they go on in the
+    service.
     """
 
     def __init__(self, asked: Iterable[Asked], draw: Draw, name: Name, width: int) -> None:
@@ -52,7 +53,7 @@ class Batch:
         self._broken: BaseException | None = None
         self._count, self._all = 0, False
         self._flying: dict[int, tuple[str, Asked]] = {}
-        # The threads do not know the batch: so it ends, and they with it, when nobody holds it any more.
+        # The threads hold no reference to the batch, so that it can be collected, which then stops them.
         weakref.finalize(self, self._stop.set)
 
     def __iter__(self) -> Batch:
@@ -66,11 +67,11 @@ class Batch:
 
     @property
     def in_flight(self) -> dict[str, Asked]:
-        """What was asked for, by task_id."""
+        """The requests in flight, by task_id."""
         return dict(self._flying.values())
 
     def close(self) -> None:
-        """Nothing more is submitted or waited for; what is in flight goes on in the service."""
+        """Stops submitting and waiting; tasks in flight go on in the service."""
         self._stop.set()
 
     def __next__(self) -> Drawn:
@@ -107,7 +108,7 @@ class Batch:
             except StopIteration:
                 self._all = True
             except Exception as fault:
-                # What is in flight is waited for first; then the caller hears of it.
+                # Raised to the caller only after all that is in flight was returned.
                 self._all, self._broken = True, fault
             else:
                 self._begin(asked, task_id)
@@ -130,4 +131,4 @@ def _work(
     try:
         ended.put(draw(index, asked, task_id, stop))
     except BaseException as fault:
-        ended.put(fault)  # or the caller would wait for ever
+        ended.put(fault)  # else the caller would wait for ever

@@ -1,4 +1,4 @@
-"""Darkroom: the client."""
+"""The client class."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ PAGE = 100
 
 
 class Darkroom:
-    """A deployment, as its callers see it. Thread-safe.
+    """A client of one deployment. Thread-safe.
 
-    Every submission carries an Idempotency-Key that names its task: so whatever is repeated, here or by the caller,
-    nothing is paid for twice.
+    Every submission carries its task_id as Idempotency-Key, so that a repeated one, by the client or by its caller,
+    makes no second task.
     """
 
     def __init__(
@@ -55,12 +55,11 @@ class Darkroom:
         now: Callable[[], datetime] = utc_now,
         new_id: Callable[[], str] = new_id,
     ) -> None:
-        """``endpoint``: URL of the HTTP API. ``queue`` and ``bucket``: the queue's URL and the bucket's name, which
-        are used directly, with AWS credentials; who only reads needs no queue. With none of them the settings say
-        which (DARKROOM_ENDPOINT, else BUCKET and QUEUE_URL).
+        """``endpoint``: URL of the HTTP API. ``queue`` and ``bucket``: the queue's URL and the bucket's name, to use
+        SQS and S3 directly with AWS credentials; reading needs no queue. With none of them the environment decides
+        (DARKROOM_ENDPOINT, else BUCKET and QUEUE_URL).
 
-        ``patience``: seconds for which one call is repeated while nobody answers, or 429 or 5xx.
-        Raises SettingsError.
+        ``patience``: seconds for which a call is retried after no response, 408, 429 or 5xx. Raises SettingsError.
         """
         self._clock, self._patience, self._new_id = Clock(clock, sleep, random, now), patience, new_id
         self._http = HttpClient()
@@ -89,15 +88,15 @@ class Darkroom:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections that are not in use."""
+        """Closes idle connections."""
         self._service.close()
         self._http.close()
 
     def submit(self, asked: Asked, **parameters: Unpack[Parameters]) -> TaskResponse:
         """Queues a task; ``parameters`` fill in what ``asked`` leaves out.
 
-        Raises InvalidRequest (with every fault at once), Conflict where its ``task_id`` names another request,
-        ModelUnavailable, QuotaExceeded, and ServiceFault, whose message names the task that may have been taken.
+        Raises InvalidRequest (listing every fault), Conflict if its ``task_id`` names another request,
+        ModelUnavailable, QuotaExceeded, and ServiceFault, whose message names the task that may have been created.
         """
         body = fields_of(asked, parameters)
         return self._submit(body, body.get("task_id") or self._new_id())
@@ -107,21 +106,21 @@ class Darkroom:
             return self._service.submit(to_json(body), task_id)
 
     def quote(self, asked: Asked, **parameters: Unpack[Parameters]) -> QuoteResponse:
-        """What the request would run with what was left out filled in, its seconds and dollars as far as they are
-        known. Nothing is recorded. Raises as ``submit`` does.
+        """The request with its defaults filled in, and its estimated seconds and dollars. Records nothing. Raises as
+        ``submit`` does.
         """
         return self._service.quote(to_json(fields_of(asked, parameters)))
 
     def upload(self, image: str | Path | bytes) -> str:
-        """Sends a PNG, JPEG or WebP of at most 10 MB; returns the upload_id to give as a request's ``image``.
+        """Uploads a PNG, JPEG or WebP file of at most 10 MB; returns its upload_id, to pass as a request's ``image``.
 
-        Raises OSError for a file that cannot be read, InvalidRequest for another kind or a larger one, ServiceFault.
+        Raises OSError if the file cannot be read, InvalidRequest for another format or a larger file, ServiceFault.
         """
         body = image if isinstance(image, bytes) else Path(image).read_bytes()
         return self._service.upload(body, content_type_of(body))
 
     def result(self, task_id: str) -> ResultResponse:
-        """A task as it is now, with fresh presigned URLs. Raises NotFound."""
+        """A task's current state, with fresh presigned URLs. Raises NotFound."""
         polled = self._service.poll(task_id, None, 0)
         if polled.result is None:
             raise Internal("the service says that nothing has changed, and was not asked that")
@@ -130,7 +129,7 @@ class Darkroom:
     def results(
         self, limit: int | None = 20, *, status: Status | None = None, tag: str | None = None
     ) -> Iterator[ResultResponse]:
-        """Up to ``limit`` tasks (None: all), newest first; the next page is asked for when it is needed."""
+        """Up to ``limit`` tasks (None: all), newest first. Pages are fetched as they are needed."""
         cursor: str | None = None
         left = limit
         while left is None or left > 0:
@@ -148,15 +147,15 @@ class Darkroom:
         timeout: float | None = 600,
         on_change: Callable[[ResultResponse], None] | None = None,
     ) -> ResultResponse:
-        """The result once it is terminal, completed or not (:func:`fault_in` tells why not). ``on_change`` is called
-        with what the task is now, and then at every change.
+        """Waits until the task is terminal and returns it, completed or not (see :func:`fault_in`). ``on_change`` is
+        called with the task's current state, and then at every change.
 
         Raises StillRunning after ``timeout`` seconds (None: never), NotFound and ServiceFault; the task goes on.
         """
         return follow(self._service, task_id, timeout, self._clock, on_change)
 
     def cancel(self, task_id: str) -> TaskResponse:
-        """Cancels a task, also one that is cancelled. Raises NotFound, and Conflict if it has completed or failed."""
+        """Cancels a task; idempotent. Raises NotFound, and Conflict if it has completed or failed."""
         return self._service.cancel(task_id)
 
     def retry(self, task_id: str, *, new_task_id: str | None = None) -> TaskResponse:
@@ -166,10 +165,10 @@ class Darkroom:
             return self._service.retry(task_id, named)
 
     def images(self, task: str | ResultResponse) -> list[Picture]:
-        """Downloads a completed task's pictures, and checks each against its sha256.
+        """Downloads a completed task's pictures, each checked against its sha256.
 
-        Raises the fault of a task that has failed, StillRunning before it is terminal, NotFound when its pictures are
-        no longer kept.
+        Raises the task's own fault if it failed or was cancelled, StillRunning if it is not terminal, NotFound if its
+        pictures have been deleted.
         """
         result = self.result(task) if isinstance(task, str) else task
         if fault := fault_in(result):
@@ -179,7 +178,7 @@ class Darkroom:
         try:
             return fetch(result, self._http, self._patience, self._clock)
         except Stale:
-            # URLs are presigned for a while; they may have run out since the result was read.
+            # The presigned URLs may have expired since the result was read.
             return fetch(self.result(result.task_id), self._http, self._patience, self._clock)
 
     def map(
@@ -191,11 +190,11 @@ class Darkroom:
         on_change: Callable[[ResultResponse], None] | None = None,
         **parameters: Unpack[Parameters],
     ) -> Batch:
-        """Submits many requests, at most ``in_flight`` of them unfinished at a time, and gives what became of each, as
-        they end. A fault of one is in its :class:`Drawn` and stops no other.
+        """Submits many requests, at most ``in_flight`` at a time, and yields their outcomes in the order of completion.
+        A fault of one is in its :class:`Drawn` and does not stop the others.
 
-        ``timeout``: seconds for each from its submission on. ``on_change`` is called in other threads. ``parameters``
-        fill in what a request leaves out. The iterable is read in the caller's thread, when there is room.
+        ``timeout``: seconds for each, from its submission. ``on_change`` is called in other threads. ``parameters``
+        fill in what a request leaves out. The iterable is read lazily, in the caller's thread.
         """
 
         def name(one: Asked) -> str:
@@ -217,7 +216,7 @@ class Darkroom:
 
 @contextmanager
 def _naming(task_id: str) -> Iterator[None]:
-    """Whoever cannot know whether a task was taken is told its name: nothing is lost, nothing paid for twice."""
+    """Adds the task_id to a fault after which the task may or may not exist, so that the caller can repeat the call."""
     try:
         yield
     except (ServiceFault, Internal) as fault:

@@ -1,4 +1,4 @@
-"""The service over SQS and S3 alone: what its handlers do, done here, with the caller's own AWS credentials."""
+"""The service without its HTTP API: runs the API's code in this process, with the caller's AWS credentials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DirectService:
-    """A :class:`.service.Service` without a wait: each look costs a request. What may pass the AWS clients repeat."""
+    """A :class:`.service.Service` over SQS and S3. ``poll`` ignores ``wait``. Retries are those of the AWS clients."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._store = settings, TaskStore(settings)
@@ -27,7 +27,7 @@ class DirectService:
 
     @cached_property
     def _submit(self) -> Submit:
-        """Who only reads needs no queue."""
+        """Made on first use, because reading needs no queue."""
         return Submit(self._settings, self._store, TaskQueue(self._settings))
 
     def submit(self, body: bytes, key: str) -> TaskResponse:
@@ -57,11 +57,11 @@ class DirectService:
         return _task_response(self._submit.retry(task_id, key))
 
     def close(self) -> None:
-        """Holds nothing that wants closing."""
+        """There is nothing to close."""
 
 
 def _task_response(record: Record) -> TaskResponse:
-    """As the HTTP API tells it; its URLs are the paths alone, for here is no host."""
+    """What the HTTP API would answer, but with paths as URLs, because there is no host."""
     at = f"/results/{record.task_id}"
     return TaskResponse(
         task_id=record.task_id,

@@ -1,4 +1,4 @@
-"""The service's faults as the exceptions that it met itself: the code tells which."""
+"""Turns the service's error responses and failed tasks back into exceptions, by their code."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ WITHOUT_ENVELOPE: dict[int, type[DarkroomError]] = {
     429: ServiceFault,
     500: ServiceFault,
 }
-"""What stands before the service (API Gateway, a proxy) has words of its own: by status, or by its hundred."""
+"""Exceptions for responses that are not in the service's format (API Gateway's, a proxy's), by status or its class."""
 
 
 def fault_in(result: ResultResponse) -> DarkroomError | None:
-    """Why the task has failed or was cancelled, as an exception; None while or where it has not."""
+    """Why the task failed or was cancelled, as an exception (not raised); None otherwise."""
     return _fault(result.error) if result.error and result.status in {"failed", "cancelled"} else None
 
 
 def refusal(status: int, body: bytes) -> DarkroomError:
-    """The fault that an answer of this HTTP status stands for."""
+    """The exception for an HTTP error response."""
     if status in {401, 403}:
         return SettingsError(f"the service refuses the API key ({status}): {_text(body)}")
     try:
@@ -79,12 +79,12 @@ def _fault(error: ErrorInfo) -> DarkroomError:
 
 
 def _build(kind: type[DarkroomError], message: str, details: list[FieldError] | None = None) -> DarkroomError:
-    """Past the constructors: they make a message out of what the service knew, and here it is made already."""
+    """Makes an exception with this message, bypassing its own constructor, which would compose another."""
     fault = kind.__new__(kind)
     DarkroomError.__init__(fault, message, details or ())
     return fault
 
 
 def _text(body: bytes) -> str:
-    """The beginning of an answer that nobody here has written."""
+    """The beginning of a foreign response body, on one line."""
     return " ".join(body[:200].decode("utf-8", "replace").split()) or "no words"

@@ -1,4 +1,4 @@
-"""Waiting for a task: long polls where the service holds them, else polls ever further apart."""
+"""Waiting for a task: long polls if the service supports them, else polls with exponential backoff."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from .service import Poll, Service
 
 LONG_POLL = 20
-"""Seconds, the most that the service holds a question."""
+"""Seconds: the longest that the service holds a long poll."""
 HELD = 0.5
-"""The part of the seconds asked for after which an answer has been held, and the next question may follow at once."""
+"""A poll that took at least this part of its wait was really held, and the next one may follow at once."""
 MOST_PAUSE = 5.0
+"""Most seconds between two polls."""
 
 
 def follow(
@@ -31,11 +32,11 @@ def follow(
     on_change: Callable[[ResultResponse], None] | None = None,
     keep_waiting: Callable[[], bool] = lambda: True,
 ) -> ResultResponse:
-    """The terminal result. Raises StillRunning after ``timeout`` seconds, or at the next answer after ``keep_waiting`` says
-    no.
+    """Polls until the result is terminal and returns it. Raises StillRunning after ``timeout`` seconds (None: never),
+    or after the first poll at which ``keep_waiting`` returns False.
 
-    Nobody looks on: then only the end is waited for, which costs a request every 20 seconds. With ``on_change`` the
-    ETag goes along, and the service answers at every change.
+    With ``on_change`` each poll carries the ETag, so that the service answers at every change; without it only at the
+    end, which costs one request every 20 seconds.
     """
     deadline = inf if timeout is None else clock.monotonic() + timeout
     last: ResultResponse | None = None
@@ -58,14 +59,15 @@ def follow(
             raise StillRunning(task_id, last)
         held = wait > 0 and now - began >= wait * HELD
         quiet = 0 if changed or held else quiet + 1
-        # Against a service, or something before it, that does not hold a question: what has not changed is told by a
-        # 304 without a body.
+        # If the service, or a proxy before it, does not hold polls: with an ETag an unchanged task costs only a 304.
         etag = polled.etag if on_change is not None or quiet else None
         clock.sleep(min(_rest(polled, quiet, clock), max(0.0, deadline - now)))
 
 
 def _rest(polled: Poll, quiet: int, clock: Clock) -> float:
-    """None after a change or a held question; else what the service says, jittered, and never long without a polled."""
+    """Seconds before the next poll: 0 after a change or a held poll, else at least Retry-After, with jitter and at most
+    MOST_PAUSE.
+    """
     if not quiet:
         return 0.0
     least = min(polled.retry_after or 0.0, MOST_PAUSE)

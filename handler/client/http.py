@@ -26,7 +26,7 @@ USER_AGENT = "darkroom-client"
 
 
 class HttpService:
-    """Repeats what may pass (429, 5xx, no answer) for up to ``within`` seconds a call. A :class:`.service.Service`."""
+    """A :class:`.service.Service` over HTTP. Retries no response, 408, 429 and 5xx for ``within`` seconds a call."""
 
     def __init__(self, endpoint: str, api_key: str | None, http: HttpClient, within: float, clock: Clock) -> None:
         self._base, self._http, self._within, self._clock = endpoint.rstrip("/"), http, within, clock
@@ -46,7 +46,7 @@ class HttpService:
         wanted = json.dumps({"content_type": content_type}).encode()
         asked = self._call("POST", "/uploads", body=wanted, headers={"Content-Type": "application/json"})
         form = _read(UploadResponse, asked)
-        # S3 wants the file after all other fields.
+        # S3 requires the file to be the last field.
         fields: dict[str, Any] = {**form.fields, "file": ("image", image, content_type)}
         body, kind = encode_multipart_formdata(fields)
 
@@ -83,7 +83,7 @@ class HttpService:
         return _read(TaskResponse, self._call("POST", path, headers={"Idempotency-Key": key}))
 
     def close(self) -> None:
-        """The connections are the client's."""
+        """Nothing to close here: the connections belong to the client."""
 
     def _call(
         self,
@@ -105,7 +105,7 @@ class HttpService:
             fault = refusal(answer.status, answer.body)
             after = parse_retry_after(answer.headers.get("Retry-After"), self._clock.now())
             if isinstance(fault, QuotaExceeded) and after is None:
-                raise fault  # it passes at a time that nobody has told
+                raise fault  # without a Retry-After there is no telling when it would succeed
             if answer.status in {408, 429} or answer.status >= 500:
                 raise Retryable(fault, after)
             raise fault
@@ -114,12 +114,12 @@ class HttpService:
 
 
 def _part(task_id: str) -> str:
-    """A task's name in a path, whatever was typed: ``..`` and ``/`` would lead elsewhere."""
+    """A task_id as a path segment: ``/`` and dot segments are escaped, or they would change the path."""
     return "%2E" * len(task_id) if task_id.strip(".") == "" else quote(task_id, safe="")
 
 
 def _read(model: type[Model], answer: Response) -> Model:
-    """Fields that a newer service has added are passed over."""
+    """Parses a response; fields that a newer service has added are ignored. Raises Internal."""
     try:
         return model.model_validate_json(answer.body, extra="ignore")
     except ValidationError as fault:

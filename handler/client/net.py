@@ -1,4 +1,4 @@
-"""HTTP as the client uses it: the one place that knows urllib3, and at which its errors become ours."""
+"""The HTTP client. The only module that uses urllib3, and turns its errors into ours."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 CONNECT = 5.0
 READ = 30.0
 CONNECTIONS = 64
-"""Kept open to one host; more are made where more threads call, and closed after."""
+"""Connections kept open per host. More threads than that open further ones, which are closed after use."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """``headers`` by their names in any case."""
+    """An HTTP response; the names of ``headers`` are case-insensitive."""
 
     status: int
     headers: Mapping[str, str]
@@ -31,8 +31,9 @@ class Response:
 
 
 class HttpClient:
-    """Connections that are kept, by the proxies that the environment names. No redirect is followed, for the API key
-    would go along. Thread-safe.
+    """Pooled connections, through the proxies of the environment. Thread-safe.
+
+    Redirects are not followed, because the API key would be sent along.
     """
 
     def __init__(self) -> None:
@@ -48,8 +49,10 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         held: float = 0,
     ) -> Response:
-        """One request, in at most ``left`` seconds and those for which the service may hold it. Raises Retryable where
-        no answer came or a part of one, and SettingsError for what is no URL.
+        """One request, in at most ``left`` seconds plus ``held``, for which the service may hold it.
+
+        Raises Retryable if there was no complete response, SettingsError for an invalid URL, ServiceFault for a bad
+        TLS certificate.
         """
         try:
             pool = self._pool(url)
@@ -71,7 +74,7 @@ class HttpClient:
         return Response(reply.status, reply.headers, reply.data)
 
     def plain(self, method: str, url: str, left: float) -> tuple[int, bytes]:
-        """A request that needs no headers, as to a presigned URL."""
+        """The status and body of a request without headers, as to a presigned URL."""
         answer = self.call(method, url, left)
         return answer.status, answer.body
 
@@ -94,6 +97,6 @@ def _proxied(via: str) -> urllib3.PoolManager:
 
 
 def _host(url: str) -> str:
-    """Without path and query, which may hold a signature."""
+    """Scheme and host only: path and query may hold a signature."""
     parsed = urllib3.util.parse_url(url)
     return f"{parsed.scheme}://{parsed.netloc}"

@@ -1,6 +1,6 @@
-"""How long a call is repeated: exponential pauses with full jitter, Retry-After, one deadline for all of it.
+"""Retries: exponential backoff with full jitter, Retry-After, and one deadline for all tries.
 
-Source of the pauses: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BASE = 0.25
 MOST = 8.0
+"""Seconds of the first backoff, and the most of any."""
 
 
 class Retryable(Exception):
-    """Inside the client only: ``fault`` may be gone at the next try, not before ``retry_after`` seconds."""
+    """Raised and caught inside the client: ``fault`` may not recur if the call is repeated after ``retry_after``
+    seconds.
+    """
 
     def __init__(self, fault: DarkroomError, retry_after: float | None = None) -> None:
         super().__init__(fault.message)
@@ -35,7 +38,7 @@ class Retryable(Exception):
 
 @dataclass(frozen=True)
 class Clock:
-    """What a client takes from outside. ``clock`` counts seconds from anywhere, ``random`` lies in [0, 1)."""
+    """Time and randomness, replaceable in tests. ``random`` returns numbers in [0, 1)."""
 
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -44,31 +47,33 @@ class Clock:
 
 
 def backoff(tries: int, random: Callable[[], float], *, most: float = MOST) -> float:
-    """Seconds before the next try, after so many."""
+    """Seconds to wait after ``tries`` failed tries (counted from 0): random, up to a limit that doubles each time."""
     return random() * min(most, BASE * 2.0 ** min(tries, 30))
 
 
 def with_retries(attempt: Callable[[float], T], within: float, clock: Clock) -> T:
-    """Calls ``attempt`` with the seconds that are left until it returns. Raises the fault of the last Retryable when the
-    next try would come later than ``within`` seconds after the first: a Retry-After beyond that is not waited for.
+    """Calls ``attempt`` with the seconds left until it no longer raises Retryable, and returns its result.
+
+    Raises the last Retryable's fault if the next try would begin later than ``within`` seconds after the first: a
+    Retry-After beyond that is not waited for.
     """
     deadline = clock.monotonic() + within
     for tries in count():
         try:
             return attempt(deadline - clock.monotonic())
-        except Retryable as passing:
-            # The jitter goes on top of Retry-After, or all who were sent away would come back at the same moment.
-            rest = (passing.retry_after or 0) + backoff(tries, clock.random)
+        except Retryable as raised:
+            # The jitter is added to Retry-After, or all rejected clients would come back at the same moment.
+            rest = (raised.retry_after or 0) + backoff(tries, clock.random)
             if clock.monotonic() + rest > deadline:
-                if passing.retry_after is not None:
-                    passing.fault.retry_after = round(passing.retry_after)
-                raise passing.fault from passing.__cause__
+                if raised.retry_after is not None:
+                    raised.fault.retry_after = round(raised.retry_after)
+                raise raised.fault from raised.__cause__
             clock.sleep(rest)
     raise AssertionError("count() does not end")
 
 
 def parse_retry_after(header: str | None, now: datetime) -> float | None:
-    """A Retry-After in either of its forms, as seconds from now; None where there is none that can be read."""
+    """A Retry-After header (seconds, or an HTTP date) as seconds from ``now``; None if it is missing or malformed."""
     if not header:
         return None
     if header.strip().isdigit():

@@ -1,4 +1,4 @@
-"""Pictures out of presigned URLs, each checked against the sha256 in its record."""
+"""Downloads pictures from presigned URLs and checks each against the sha256 of its record."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
 class Stale(NotFound):
-    """The URL is no longer good, or its image has gone."""
+    """The URL has expired, or its image was deleted."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """``body``: the file as the worker wrote it, of ``about.content_type``; ``name``: a file name of its own."""
+    """A downloaded image. ``body``: the file, of type ``about.content_type``; ``name``: a file name made of its
+    task_id.
+    """
 
     name: str
     body: bytes
     about: ResultImage
 
     def save(self, folder: str | Path) -> Path:
-        """Writes it into ``folder``, which is made where it is missing. Whole or not at all, whatever happens."""
+        """Writes the file into ``folder``, created if missing, and returns its path. Atomic: by a rename at the end."""
         path = Path(folder) / self.name
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
@@ -42,7 +44,7 @@ class Picture:
 
 
 def fetch(result: ResultResponse, http: HttpClient, within: float, clock: Clock) -> list[Picture]:
-    """All pictures of a completed task. Raises Stale, ServiceFault, and Internal for other bytes than the record's."""
+    """All pictures of a completed task. Raises Stale, ServiceFault, and Internal if a sha256 does not match."""
     if not fullmatch(TASK_ID, result.task_id):
         raise Internal("the service names a task as none can be named")
     several = len(result.images) > 1
@@ -63,6 +65,6 @@ def _get(image: ResultImage, http: HttpClient, left: float) -> bytes:
     if status != 200:
         raise Retryable(ServiceFault(f"the image was not given out: {status}"))
     if sha256(body).hexdigest() != image.sha256:
-        # Torn or mangled on its way: another try may bring the right one.
+        # Truncated or corrupted on its way: another try may succeed.
         raise Retryable(Internal("the image that came back is not the one that was written"))
     return body

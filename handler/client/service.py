@@ -1,4 +1,4 @@
-"""What a client asks of a service, however it reaches it."""
+"""The interface of a deployment that the client uses: over HTTP, or directly over SQS and S3."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Poll:
-    """A result, or None where it is what ``etag`` stands for; ``retry_after``: seconds until another is worth it."""
+    """The answer to a poll: a result, or None if it is unchanged. ``retry_after``: seconds until the next poll is
+    useful.
+    """
 
     result: ResultResponse | None
     etag: str | None = None
@@ -19,20 +21,22 @@ class Poll:
 
 
 class Service(Protocol):
-    """Raises what :mod:`handler.errors` names. Each may be called again after a fault without paying twice."""
+    """Methods raise the exceptions of :mod:`handler.errors`. After one any call may be repeated: it makes no second
+    task.
+    """
 
     def submit(self, body: bytes, key: str) -> TaskResponse:
-        """``key`` names the task: the same key and body again are the same task."""
+        """Submits a request. ``key`` becomes the task_id: the same key and body again return the same task."""
 
     def quote(self, body: bytes) -> QuoteResponse:
-        """What it would do and cost; nothing is recorded."""
+        """What the request would run and cost; records nothing."""
 
     def upload(self, image: bytes, content_type: str) -> str:
-        """Sends an input image; the upload_id under which requests find it. A second one is of no harm."""
+        """Uploads an input image and returns its upload_id."""
 
     def poll(self, task_id: str, etag: str | None, wait: int) -> Poll:
-        """The result: with an ``etag`` once it is another, without one once it is terminal, or after ``wait`` seconds
-        as it is then.
+        """Returns the result after at most ``wait`` seconds: with an ``etag`` as soon as the task has changed, without
+        one as soon as it is terminal.
         """
 
     def page(self, limit: int, cursor: str | None, status: str | None, tag: str | None) -> ResultPage: ...

@@ -1,4 +1,4 @@
-"""The engine as the handlers see it. Only the modules below this one import torch; this one does not."""
+"""The engine's interface. This module does not import torch; the modules of this package that implement it do."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ if TYPE_CHECKING:
 
 
 class Running(Protocol):
-    """A task that is being drawn; may be asked in any thread, at any time."""
+    """A task that the pipeline is working on. Both methods may be called from any thread at any time."""
 
     def snapshot(self) -> bytes:
-        """Its checkpoint so far; empty for none."""
+        """A checkpoint of the steps done so far; empty if there is nothing to save."""
 
     def preview(self) -> bytes:
-        """A JPEG of at most 128 pixels of what it is going to be; empty for none."""
+        """A JPEG thumbnail (at most 128 pixels a side) of the predicted picture; empty if there is none."""
 
 
 class Observer(Protocol):
-    """Whoever waits for a task's picture. Called in the task's thread, between its steps."""
+    """Callbacks of one task. Called in the task's thread, between its steps."""
 
     def begins(self, running: Running) -> None:
-        """The task starts."""
+        """Called once, before the first step."""
 
     def at_step(self, step: int, steps: int) -> None:
-        """``step`` denoiser calls of ``steps`` are done and the next is about to run; an exception stops the task."""
+        """Called before each step: ``step`` of ``steps`` denoiser calls are done. An exception stops the task."""
 
 
 @dataclass(frozen=True)
 class Developed:
-    """A task's pictures, not yet encoded (``pictures`` are the pipeline's own); times in seconds."""
+    """A task's pictures as the pipeline returned them, not yet encoded. ``text``, ``denoise`` and ``decode``: seconds.
+
+    ``batch_size``: the most tasks that shared one of its forwards; ``resumed_steps``: steps taken from a checkpoint.
+    """
 
     pictures: list[Any]
     text: float
@@ -44,12 +47,12 @@ class Developed:
     batch_size: int
     resumed_steps: int = 0
     forward_share: float = 0.0
-    """This task's share of the denoiser's forwards: of one that four tasks shared, a quarter."""
+    """This task's share of the denoiser's forwards: a forward that four tasks shared counts a quarter."""
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file; ``width`` and ``height`` in pixels."""
+    """An image file in memory; ``width`` and ``height`` in pixels."""
 
     body: bytes = field(repr=False)
     content_type: str
@@ -60,31 +63,34 @@ class EncodedImage:
 
 
 class Engine(Protocol):
-    """A loaded pipeline. Safe to call from many threads: each task has one of its own and waits in ``develop``."""
+    """A loaded pipeline. Thread-safe: every task calls ``develop`` in its own thread, which blocks until it is done.
+
+    ``capacity``: the most tasks at a time; ``load_seconds``: how long loading took, warm-up included.
+    """
 
     card: ModelCard
     load_seconds: float
     capacity: int
     measured: Measured | None
-    """How fast it drew when it was loaded; None where its steps or size are not known."""
+    """Speed measured while loading; None if the model's default steps or size are unknown."""
 
     def slot(self) -> AbstractContextManager[None]:
-        """Waits for one of the ``capacity`` places; a task is claimed only with a place in hand."""
+        """Blocks until one of the ``capacity`` slots is free and holds it. A task is claimed only inside a slot."""
 
     def develop(
         self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
     ) -> Developed:
-        """Draws the pictures of a request that the card has resolved, from where ``checkpoint`` left off.
+        """Runs the pipeline for a request whose defaults are filled in, continuing from ``checkpoint`` if given.
 
-        ``image`` is the file of the input image that the request names. A checkpoint of another model, revision,
-        request, input image or library version is passed over, with a line in the log.
+        ``image``: the bytes of the request's input image. A checkpoint made with another model, revision, request,
+        input image or library version is ignored and logged.
 
-        Raises InvalidRequest where the input image will not do, OutOfMemory, UnsafeContent, whatever the observer
-        raised, and whatever the pipeline did.
+        Raises InvalidRequest for an unusable input image, OutOfMemory, UnsafeContent, WorkerBroken when the device is
+        lost, and whatever the observer or the pipeline raises.
         """
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
-        """Encodes the pictures; needs no place, so that other tasks go on meanwhile."""
+        """Encodes the pictures as files. Needs no slot, so the next task can start meanwhile."""
 
     def close(self) -> None:
-        """Waits for what is running and lets the compute thread go."""
+        """Waits for running work, then ends the compute thread."""

@@ -1,4 +1,4 @@
-"""All calls of all running tasks to one network: whoever waits at the same time and fits goes into one forward."""
+"""Continuous batching: denoiser calls of several tasks that wait at the same time and fit together share a forward."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from .compute import Compute
 
 PATIENCE = 0.25
-"""Part of a forward's time for which the next one waits for the callers that the last one released."""
+"""The next forward waits for the tasks that the last one served, at most for this part of that forward's duration.
+
+Without the wait two tasks would take turns, each in forwards of its own.
+"""
 LEAST_PATIENCE, MOST_PATIENCE = 0.001, 0.1
+"""Bounds of that wait, in seconds."""
 
 
 class Batcher:
-    """All calls of all running tasks to one denoiser. A source of work for the compute thread."""
+    """Batches all tasks' calls of one network. Implements :class:`.compute.Source` for the compute thread.
+
+    ``calls`` and ``forwards`` count what was asked for and what was run.
+    """
 
     def __init__(self, denoiser: torch.nn.Module, compute: Compute) -> None:
         self.denoiser = denoiser
@@ -41,7 +48,7 @@ class Batcher:
         self._most_rows: dict[tuple[object, ...], int] = {}
 
     def call(self, owner: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """Hands a call over and waits for its rows. ``owner`` is the task. Raises what the forward raised."""
+        """Queues a task's (``owner``'s) call and blocks until it has its output. Raises what the forward raised."""
         call = call_of(owner, self.bind(args, kwargs))
         with self._compute.changed:
             self._waiting.append(call)
@@ -53,7 +60,7 @@ class Batcher:
         return call
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """A call's arguments by the names of the network's own signature."""
+        """A call's arguments by name, bound to the signature of the network's ``forward``."""
         bound = self._signature.bind(*args, **kwargs)
         named: dict[str, Any] = {}
         for name, value in bound.arguments.items():
@@ -64,13 +71,13 @@ class Batcher:
         return named
 
     def leave(self, owner: object) -> None:
-        """The task makes no more calls: nobody waits for it."""
+        """The task makes no more calls: no forward waits for it any longer."""
         with self._compute.changed:
             self._awaited.discard(owner)
             self._compute.changed.notify_all()
 
     def next(self, now: float) -> tuple[Callable[[], None] | None, float | None]:
-        """The group of the call that has waited longest, once those just released are back or late."""
+        """A forward for the longest waiting call and all that fit it, once the tasks just served are back or late."""
         if not self._waiting:
             return None, None
         if self.merging and self._awaited and now < self._patient_until:
@@ -79,7 +86,7 @@ class Batcher:
         return (lambda: self._run(group)), None
 
     def time_forward(self, call: Call, size: int) -> float:
-        """Seconds of a forward of ``size`` such calls. For the compute thread."""
+        """Runs a forward of ``size`` copies of ``call`` and returns its seconds. Call it in the compute thread."""
         arguments = merge([call] * size)
         began = time.perf_counter()
         with torch.inference_mode():
@@ -102,7 +109,7 @@ class Batcher:
         return group
 
     def _run(self, group: list[Call]) -> None:
-        """Whatever happens, every caller of the group is released, and only those that failed with a fault."""
+        """Runs a group and releases every caller in it, whatever happens; out of memory splits the group."""
         began = time.perf_counter()
         done: list[tuple[Call, Any, BaseException | None, int]] = []
         parts = [group]

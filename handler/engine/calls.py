@@ -1,4 +1,4 @@
-"""One task's way through the seam: counts its calls, tells the observer before each, replays what is already known."""
+"""The denoiser calls of one task: counted, announced to the observer, answered from a checkpoint where it has them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 class SavedOutputs:
-    """What a checkpoint holds of a task, and the identity that it must have."""
+    """A task's denoiser outputs from a checkpoint, read on first use. ``made_by``: the identity that it must match."""
 
     def __init__(self, made_by: dict[str, str], checkpoint: bytes = b"") -> None:
         self.made_by, self.checkpoint = made_by, checkpoint
         self.stored: list[torch.Tensor] = []
 
     def read(self, device: torch.device) -> None:
+        """Fills ``stored``; leaves it empty for a checkpoint that does not match."""
         from .checkpoint import unpack
 
         if self.checkpoint:
@@ -31,7 +32,11 @@ class SavedOutputs:
 
 
 class TaskCalls:
-    """Stands behind a task's seam. A call is answered from the checkpoint where that has it, else by a forward."""
+    """What a task's seam calls. An output comes from the checkpoint if that has it, else from a forward.
+
+    ``together``: the most tasks that shared one forward; ``share``: the sum of this task's shares; ``first``, ``last``:
+    time.perf_counter at its first and after its last call.
+    """
 
     def __init__(self, batcher: Batcher, pipe: Any, observer: Observer, saved: SavedOutputs) -> None:
         self._batcher, self._pipe, self._observer, self.saved = batcher, pipe, observer, saved
@@ -65,24 +70,24 @@ class TaskCalls:
         return output
 
     def through_controlnet(self, batcher: Batcher) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-        """The way through a ControlNet's seam: merged like the denoiser's calls, and computed anew in a replay."""
+        """What a ControlNet's seam calls: batched like the denoiser's calls, but not saved: computed anew on resume."""
         self._others.append(batcher)
         return lambda args, kwargs: batcher.call(self, args, kwargs).output
 
     def leave(self) -> None:
-        """The task makes no more calls, anywhere."""
+        """The task makes no more calls, of no network."""
         for batcher in (self._batcher, *self._others):
             batcher.leave(self)
 
     def snapshot(self) -> bytes:
-        """The outputs so far; nothing for a pipeline whose calls answer something else than one tensor."""
+        """The outputs so far as a checkpoint; empty for a denoiser that returns anything but one tensor."""
         from .checkpoint import pack
 
         outputs = list(self._outputs)
         return pack(outputs, self.saved.made_by) if outputs and self._exact and self.saved.made_by else b""
 
     def preview(self) -> bytes:
-        """Made when it is asked for, from the last call: a task that nobody looks at pays nothing for it."""
+        """Computed on demand from the last call, so that a task whose preview nobody reads pays nothing for it."""
         from .preview import predict_x0
 
         if self.previewer is None or self._seen is None or not self._outputs:
@@ -94,7 +99,7 @@ class TaskCalls:
         return self.previewer.jpeg(predict_x0(self._pipe.scheduler, sample, called["timestep"], self._outputs[-1]))
 
     def _steps(self) -> int:
-        """Of the pipeline's own loop; from an input image it leaves out the scheduler's first ones."""
+        """Steps of the pipeline's loop, which skips the scheduler's first ones when it starts from an input image."""
         scheduler = self._pipe.scheduler
         begun: int = getattr(scheduler, "begin_index", None) or 0
         return getattr(self._pipe, "_num_timesteps", None) or len(scheduler.timesteps) - begun

@@ -1,7 +1,7 @@
-"""Exact resume: a task's denoiser outputs so far, as safetensors, with the identity of what made them.
+"""Exact resume: a checkpoint is a task's denoiser outputs so far, as safetensors, with what made them as metadata.
 
-The next attempt runs the same stock pipeline with the same seed and is handed these outputs for its first calls, so
-scheduler and random draws replay by themselves: the picture is the one of an uninterrupted run, bit for bit.
+The next attempt runs the same stock pipeline with the same seed and gets these outputs for its first denoiser calls.
+The scheduler and its random draws thereby repeat, and the picture is bit-identical to that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 FORMAT = "darkroom-checkpoint-1"
 LIBRARIES = ("torch", "diffusers", "transformers")
 SAMPLE = 64
-"""Elements of each tensor that count for the weights' identity: enough to tell models apart, quick to read."""
+"""Elements of each tensor that are hashed: enough to tell models apart, quick to read."""
 
 
 def weights_of(denoiser: torch.nn.Module) -> str:
-    """A hash (hex) over names, shapes and first elements of the denoiser's weights."""
+    """SHA-256 (hex) of the names, shapes, dtypes and first elements of the denoiser's weights."""
     digest = hashlib.sha256()
     for name, tensor in denoiser.state_dict().items():
         head = tensor.detach().flatten()[:SAMPLE].float().cpu().numpy()
@@ -40,7 +40,7 @@ def weights_of(denoiser: torch.nn.Module) -> str:
 
 
 def identity(card: ModelCard, weights: str, request: GenerationRequest, image: bytes = b"") -> dict[str, str]:
-    """All that a picture depends on, as the checkpoint's metadata. ``image`` is the input image's file."""
+    """Everything that determines a picture, as checkpoint metadata. ``image``: the bytes of the input image."""
     asked = request.model_dump_json(exclude={"task_id", "tags", "output_format", "quality"})
     return {
         "format": FORMAT,
@@ -53,13 +53,13 @@ def identity(card: ModelCard, weights: str, request: GenerationRequest, image: b
 
 
 def pack(outputs: Sequence[torch.Tensor], made_by: dict[str, str]) -> bytes:
-    """The outputs of a task's calls, in their order."""
+    """A checkpoint of the outputs of a task's denoiser calls, in call order."""
     tensors = {f"{at:05d}": output.detach().cpu().contiguous() for at, output in enumerate(outputs)}
     return save(tensors, metadata=made_by)
 
 
 def unpack(body: bytes, wanted: dict[str, str], device: torch.device) -> list[torch.Tensor]:
-    """The outputs, or none where the checkpoint is torn or of another model, request or library: the log says which."""
+    """The outputs in a checkpoint; none, and a line in the log, if it is damaged or its metadata is not ``wanted``."""
     if not body:
         return []
     try:

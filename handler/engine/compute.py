@@ -1,7 +1,7 @@
-"""The compute thread: the one that loads, encodes text, runs forwards and decodes, for the life of the process.
+"""The compute thread: the only one that loads models, encodes text, runs forwards and decodes latents.
 
 On a CPU a second thread that enters a parallel region makes every forward 2.5 times slower (OpenMP keeps a team of
-threads for each); on a GPU one thread keeps the stream in order. Tasks' threads hand their work over and wait.
+threads for each); on a GPU one thread keeps the stream in order. Tasks' threads submit their work and wait.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 class Source(Protocol):
-    """Where the compute thread finds forwards when there is no job. Called with the thread's lock held."""
+    """Supplies forwards when no job is queued. Called with :attr:`Compute.changed` held."""
 
     def next(self, now: float) -> tuple[Callable[[], None] | None, float | None]:
-        """Work to do now, or None and the seconds until there may be some (None: when told)."""
+        """Work to do now; or None, and the seconds after which to ask again (None: at the next notify)."""
 
 
 class _Job:
@@ -40,7 +40,10 @@ class _Job:
 
 
 class Compute:
-    """A thread with a list of jobs, and sources of forwards that it turns to when the list is empty."""
+    """A single-thread executor with a job queue, and sources of forwards that it asks when the queue is empty.
+
+    ``changed``: notify it when a source has new work.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -51,12 +54,12 @@ class Compute:
         self._thread.start()
 
     def serve(self, source: Source) -> None:
-        """From now on runs what ``source`` has, too, whenever there is no job."""
+        """Adds a source, asked whenever no job is queued."""
         with self.changed:
             self._sources.append(source)
 
     def run(self, work: Callable[[], T]) -> T:
-        """Does ``work`` in the compute thread; returns its result or raises what it raised."""
+        """Runs ``work`` in the compute thread; returns its result or raises what it raised."""
         if threading.current_thread() is self._thread:
             return work()
         job = _Job(work)
@@ -72,7 +75,7 @@ class Compute:
         return result
 
     def close(self) -> None:
-        """Lets the thread go once it has nothing left to do."""
+        """Ends the thread once all queued work is done."""
         with self.changed:
             self._closed = True
             self.changed.notify_all()
@@ -83,7 +86,7 @@ class Compute:
             work()
 
     def _next(self) -> Callable[[], None] | None:
-        """Jobs first: a text encoded lets a task join the next forward, a picture decoded lets one leave."""
+        """The next work, None once closed. Jobs first: an encoded text lets a task join the next forward."""
         with self.changed:
             while True:
                 if self._jobs:

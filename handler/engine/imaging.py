@@ -1,4 +1,4 @@
-"""Pictures to files and files to pictures: PNG, JPEG, WebP. The same picture always becomes the same bytes."""
+"""Encodes pictures as PNG, JPEG or WebP, and decodes input images. The same picture always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 DEFAULT_QUALITY = 90
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""Pillow knows many more; some of their readers start other programs."""
+"""The only formats that Pillow may read here: some of its other readers start external programs."""
 MAX_PIXELS = 4096 * 4096
-"""Of an input image: 64 MB in memory, as RGBA."""
+"""The most pixels of an input image: 64 MB in memory as RGBA."""
 
 
 def encode_image(picture: Image.Image, output_format: OutputFormat, quality: int | None, seed: int) -> EncodedImage:
-    """Encodes one picture; ``quality`` (1 to 100) is for jpeg and webp."""
+    """Encodes one picture; ``quality`` (1 to 100) is ignored for png."""
     options: dict[str, Any] = {} if output_format == "png" else {"quality": quality or DEFAULT_QUALITY}
     flat = picture.convert("RGB") if output_format == "jpeg" else picture
     out = io.BytesIO()
@@ -39,11 +39,11 @@ def encode_image(picture: Image.Image, output_format: OutputFormat, quality: int
 
 
 def decode_input(body: bytes, request: GenerationRequest, card: ModelCard) -> Image.Image:
-    """The input image in RGB, upright, as large as the picture is to be: scaled to cover the request's ``width`` and
-    ``height`` and cut around its middle; without them in its own size. Raises InvalidRequest.
+    """The input image as RGB, rotated as its EXIF data says, scaled to cover the request's ``width`` and ``height`` and
+    cropped at the centre; in its own size if the request has neither. Raises InvalidRequest.
     """
     try:
-        # Its size is in its first bytes: what would fill the memory is refused before it is unpacked.
+        # Only the header is read here: an image that would fill the memory is refused before it is decoded.
         picture = Image.open(io.BytesIO(body), formats=FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
             raise _unfit(f"has {picture.width} by {picture.height} pixels; at most {MAX_PIXELS} in all are taken")
@@ -52,7 +52,7 @@ def decode_input(body: bytes, request: GenerationRequest, card: ModelCard) -> Im
         raise _unfit(f"has too many pixels; at most {MAX_PIXELS} are taken") from fault
     except (InvalidRequest, MemoryError):
         raise
-    except Exception as fault:  # a reader of a stranger's bytes: whatever it raises is about these
+    except Exception as fault:  # Pillow's readers raise anything on malformed bytes; it is the caller's fault
         raise _unfit("is not a PNG, JPEG or WebP image, or a broken one") from fault
     size = (request.width or upright.width, request.height or upright.height)
     for name, value in zip(("width", "height"), size, strict=True):
@@ -62,7 +62,7 @@ def decode_input(body: bytes, request: GenerationRequest, card: ModelCard) -> Im
 
 
 def _flat(picture: Image.Image) -> Image.Image:
-    """In RGB; on white where it is transparent, and of 16 bits a channel the upper 8."""
+    """As RGB: transparency on white, 16-bit channels reduced to their upper 8 bits."""
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if not picture.has_transparency_data:

@@ -1,4 +1,4 @@
-"""From ``MODEL_ID`` to a pipeline in memory and its card. Safetensors only, no remote code."""
+"""Loads the pipeline that ``MODEL_ID`` names and makes its model card. Safetensors only, no remote code."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KERNELS = 16384
-"""oneDNN keeps so many compiled kernels. Its own 1,024 do not hold a UNet's for every number of rows that merged
-forwards may have: then each forward compiled some anew, and took up to three times as long.
+"""Size of oneDNN's cache of compiled kernels. Its default of 1,024 is too small for a UNet at every batch size that
+merged forwards may have: each forward then recompiled some kernels and took up to three times as long.
 """
 TEAM = torch.get_num_threads()
-"""OpenMP's own number of threads, as OMP_NUM_THREADS or the machine has it."""
+"""OpenMP's number of threads at start: OMP_NUM_THREADS, else the machine's cores."""
 LARGE = 100_000_000
-"""Parameters of a denoiser from which channels-last is worth it on a CPU: the built-in model is a quarter slower so."""
+"""Denoisers with at least so many parameters use channels-last on a CPU; the small built-in one is slower with it."""
 
 
 Fetch = Callable[[str, "Settings"], tuple[Path, str]]
-"""From an ``s3://`` URL to a folder on this machine and a revision that names its content."""
+"""Downloads an ``s3://`` URL; returns a local folder and a revision that identifies its content."""
 
 
 def load_pipeline(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, ModelCard]:
-    """Loads the pipeline; ``fetch`` gets it from S3 where it lies there.
+    """Loads the pipeline and makes its card; ``fetch`` downloads a model whose id begins with ``s3://``.
 
     Raises ModelUnavailable with the reason, whatever went wrong.
     """
@@ -64,7 +64,7 @@ def load_pipeline(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, 
 
 def _load(settings: Settings, fetch: Fetch | None) -> tuple[Any, ModelCard]:
     source = settings.model_source
-    # An image has its model under the model's own name in the working folder, with the revision on its card.
+    # A container image holds its model in a folder named as MODEL_ID is, with the revision on the card inside it.
     revision = settings.model_revision or (baked_card(settings) or {}).get("revision")
     if source.startswith("s3://") and not Path(source).is_dir():
         if fetch is None:
@@ -83,13 +83,14 @@ def _load(settings: Settings, fetch: Fetch | None) -> tuple[Any, ModelCard]:
 
 
 def pick_device(wanted: str) -> str:
+    """``auto`` is CUDA if it is available, else the CPU."""
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def pick_dtype(wanted: str, device: str) -> str:
-    """bfloat16 on a CPU that computes in it (2 to 2.6 times faster), float16 on CUDA, else float32."""
+    """``auto`` is float16 on CUDA, bfloat16 on a CPU that computes in it (2 to 2.6 times faster), else float32."""
     if wanted != "auto":
         return wanted
     if device.startswith("cuda"):
@@ -99,7 +100,10 @@ def pick_dtype(wanted: str, device: str) -> str:
 
 
 def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
-    """What makes the same pipeline faster where it runs. For the compute thread, whose number of threads this sets."""
+    """Makes the pipeline faster on this device: threads, memory format, VAE dtype, compilation.
+
+    Call it in the compute thread, whose number of OpenMP threads it sets.
+    """
     own = min(cores(), TEAM)
     if torch.get_num_threads() != own:  # else left alone: setting it, to whatever value, made forwards slower
         torch.set_num_threads(own)
@@ -119,19 +123,22 @@ def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
 
 
 def _leave_teams_to_this_thread() -> None:
-    """Threads that compute for the first time from now on do so alone.
+    """Threads started from now on compute with one OpenMP thread each.
 
     A task's thread may enter a parallel region (a picture of 128 pixels a side is large enough when it is scaled to 0
     to 1). OpenMP then keeps a second team for as long as that thread lives, which encodes and uploads after; with more
     threads than cores no team spins between regions any more, and every forward took up to twice as long.
     """
-    setting = threading.Thread(target=torch.set_num_threads, args=(1,))  # for later threads, and for its own
+    setting = threading.Thread(target=torch.set_num_threads, args=(1,))  # sets the default of all later threads
     setting.start()
     setting.join()
 
 
 def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that this process really has: its affinity, and the container's share of time (cgroup v2, "max period")."""
+    """Cores that this process may use: the smaller of its CPU affinity and the container's CPU quota.
+
+    ``quota``: cgroup v2's ``cpu.max``, "quota period" in microseconds.
+    """
     have = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         share, period = quota.read_text().split()
@@ -141,7 +148,7 @@ def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def read_overrides(folder: Path) -> dict[str, Any]:
-    """``defaults`` and ``limits`` of a card next to the weights: its maker knows them best."""
+    """``defaults`` and ``limits`` of the card next to the weights, which go before those derived from the pipeline."""
     file = folder / CARD_FILE
     if not file.is_file():
         return {}
@@ -150,7 +157,10 @@ def read_overrides(folder: Path) -> dict[str, Any]:
 
 
 def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: dict[str, Any]) -> ModelCard:
-    """The card of a pipeline: parameters and defaults from its signature, sizes from its configuration."""
+    """The card of a pipeline: parameters and defaults from its signature, sizes from its configuration.
+
+    Raises ModelUnavailable for a pipeline without a VAE or a denoiser.
+    """
     drawing, signature, fields = from_image(pipe), dict(taken(pipe)), _fields(pipe)
     if drawing is not None:
         signature = {**taken(drawing), **signature}
@@ -180,7 +190,7 @@ def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: d
 
 
 def denoiser_name(pipe: Any) -> str:
-    """``unet`` or ``transformer``: the network that the pipeline calls at every step."""
+    """``unet`` or ``transformer``: the network that the pipeline calls at every step. Raises ModelUnavailable."""
     for name in ("unet", "transformer"):
         if getattr(pipe, name, None) is not None:
             return name
@@ -188,10 +198,10 @@ def denoiser_name(pipe: Any) -> str:
 
 
 def from_image(pipe: Any) -> Any:
-    """The pipeline that draws from an input image around the same components: itself, its variant, or None.
+    """The image-to-image pipeline with the same components: ``pipe`` itself if it takes an image, else the class that
+    diffusers names ``…Img2ImgPipeline``; None if there is none.
 
-    diffusers names a family's two classes alike, and makes one out of the other's components. (Its AutoPipeline does
-    that too; to import it takes 0.7 s of every cold start.)
+    diffusers' AutoPipeline would find it too, but importing that takes 0.7 s of every cold start.
     """
     if "image" in taken(pipe):
         return pipe
@@ -206,30 +216,30 @@ def from_image(pipe: Any) -> Any:
 
 
 def taken(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """The arguments of a pipeline's call."""
+    """The parameters of a pipeline's ``__call__``."""
     return inspect.signature(pipe.__call__).parameters
 
 
 def _fields(pipe: Any) -> set[str]:
-    """The request fields that a pipeline, or a class of them, takes."""
+    """The request fields that a pipeline, or a pipeline class, takes."""
     return {field for field, argument in ARGUMENTS.items() if argument in taken(pipe)}
 
 
 def _draws_without_image(pipe: Any) -> bool:
-    """Whether a pipeline that takes an image also draws without: a ControlNet's does not."""
+    """Whether a pipeline that takes an image also works without one; one with a ControlNet does not."""
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
     return type(pipe) in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() and getattr(pipe, "controlnet", None) is None
 
 
 def _native_side(pipe: Any) -> int | None:
-    """Pixels along a side at which the model was trained; None where its configuration does not tell."""
+    """Pixels a side at which the model was trained; None if its configuration does not say."""
     size = getattr(getattr(pipe, denoiser_name(pipe)).config, "sample_size", None)
     return int(size * pipe.vae_scale_factor) if isinstance(size, int) and hasattr(pipe, "vae_scale_factor") else None
 
 
 def _size_multiple(pipe: Any) -> int:
-    """What width and height must divide by: the VAE's factor times the patch, and the 8 that pipelines check."""
+    """Width and height must be multiples of this: of the VAE's factor times the patch size, and of diffusers' own 8."""
     processor = getattr(pipe, "image_processor", None)
     factor = getattr(getattr(processor, "config", None), "vae_scale_factor", 8)
     patch = getattr(getattr(pipe, denoiser_name(pipe)).config, "patch_size", 1)
@@ -242,7 +252,7 @@ def _is_number(value: object) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Remarks of the libraries about themselves (no torchvision, another VAE class) are not the user's business."""
+    """Silences the libraries' own warnings and progress bars while a model loads."""
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,8 +1,8 @@
-"""Which calls fit together, and how they become one forward's arguments and get their rows back.
+"""Merges calls into one forward and splits its output again.
 
-Calls fit when their arguments have the same structure, dtypes and shapes but for the batch dimension, and everything
-else is equal. A tensor whose first dimension is the call's batch size is concatenated, a scalar timestep is expanded to
-one per row, and each caller gets its rows of the output.
+Calls fit together when their arguments have the same structure, dtypes and shapes except for the batch dimension, and
+everything else is equal. Tensors whose first dimension is the call's batch size are concatenated, a scalar timestep is
+expanded to one per row, and each caller gets its rows of the output.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 SHARED = frozenset({"img_ids", "txt_ids"})
-"""Position tables: one for the whole batch, whatever their length."""
+"""Position ids: one table for the whole batch, never concatenated."""
 
 
 @dataclass(eq=False)
 class Call:
-    """One pipeline's call of its denoiser, on its way through the compute thread."""
+    """One task's call of a network: its arguments now, its output or fault once ``done`` is set.
+
+    ``leaves``: the arguments flattened by path; ``key``: calls with equal keys fit together; ``together``: how many
+    calls shared its forward.
+    """
 
     owner: object
     arguments: dict[str, Any]
@@ -37,12 +41,13 @@ class Call:
     together: int = 1
 
     def finish(self, output: Any = None, fault: BaseException | None = None, together: int = 1) -> None:
+        """Stores the outcome and wakes the caller."""
         self.output, self.fault, self.together = output, fault, together
         self.done.set()
 
 
 def call_of(owner: object, arguments: dict[str, Any]) -> Call:
-    """The call with its batch size (first dimension of its first tensor) and the key that says what it fits."""
+    """A call with its key and its batch size, which is the first dimension of its first tensor."""
     leaves = dict(_leaves(arguments))
     at, first = next((path, leaf) for path, leaf in leaves.items() if isinstance(leaf, torch.Tensor) and leaf.ndim)
     rows = first.shape[0]
@@ -72,7 +77,7 @@ def _has_rows(path: str, leaf: torch.Tensor, rows: int) -> bool:
 
 
 def merge(group: Sequence[Call]) -> dict[str, Any]:
-    """The arguments of one forward for calls with equal keys."""
+    """The arguments of one forward of calls with equal keys."""
     first = group[0]
     merged: dict[str, Any] = {}
     for path, leaf in first.leaves.items():
@@ -88,7 +93,7 @@ def merge(group: Sequence[Call]) -> dict[str, Any]:
 
 
 def split(output: Any, rows: Sequence[int]) -> list[Any]:
-    """Each call's rows of the output, as tensors of their own; what has no rows goes to all."""
+    """Each call's rows of the output, copied; parts of it without a batch dimension go to every call."""
     if isinstance(output, torch.Tensor):
         if output.ndim and output.shape[0] == sum(rows):
             return [part.clone() for part in torch.split(output, list(rows))]

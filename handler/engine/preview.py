@@ -1,4 +1,4 @@
-"""A glance at an unfinished picture: a linear map from latents to colours, fitted to the pipeline's own VAE at load."""
+"""Thumbnails of unfinished pictures: a linear map from latents to RGB, fitted to the pipeline's VAE at load."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from . import Developed
 
 SIDE = 128
-"""Pixels of the longer side, at most."""
+"""Most pixels of a thumbnail's longer side."""
 GOOD_FIT = 0.15
-"""Largest mean difference (0 to 1) of the fitted colours for which a preview is worth showing."""
+"""Largest mean error (0 to 1) of the fitted colours with which previews are shown."""
 
 
 class LatentPreviewer:
-    """``weights``: [C + 1, 3], for a latent pixel's C channels and a constant."""
+    """Latents to RGB by ``weights`` [C + 1, 3]: one row for each latent channel and one for a constant."""
 
     def __init__(self, weights: np.ndarray[Any, Any]) -> None:
         self._weights = weights
 
     @classmethod
     def fit(cls, latents: np.ndarray[Any, Any], pictures: np.ndarray[Any, Any]) -> LatentPreviewer | None:
-        """From ``latents`` [N, C, h, w] and their ``pictures`` [N, H, W, 3] (0 to 1), by least squares over all pixels.
+        """Least squares over all pixels of ``latents`` [N, C, h, w] and their ``pictures`` [N, H, W, 3] (0 to 1).
 
-        None where they do not correspond pixel by pixel, or not linearly enough.
+        None if H is no multiple of h, or if the fit is worse than GOOD_FIT.
         """
         if latents.ndim != 4 or pictures.ndim != 4 or pictures.shape[1] % latents.shape[2]:
             return None
@@ -42,7 +42,7 @@ class LatentPreviewer:
         return cls(weights) if np.abs(known @ weights - wanted).mean() < GOOD_FIT else None
 
     def jpeg(self, latents: torch.Tensor) -> bytes:
-        """The picture that these latents [C, h, w] promise, as a JPEG of at most SIDE pixels."""
+        """A JPEG of the latents [C, h, w], at most SIDE pixels a side."""
         values = latents.float().cpu().numpy()
         channels, height, width = values.shape
         colours = _with_constant(values.transpose(1, 2, 0).reshape(-1, channels)) @ self._weights
@@ -61,7 +61,7 @@ def _with_constant(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def fit_previewer(
     run: Callable[[dict[str, Any]], Developed], call: dict[str, Any], pictures: np.ndarray[Any, Any]
 ) -> LatentPreviewer | None:
-    """The map for this pipeline, from a picture that it has drawn and the latents of the same call."""
+    """A previewer for this pipeline, fitted to the ``pictures`` of a ``call`` and to the latents of the same call."""
     latents = run({**call, "output_type": "latent"}).pictures
     if not isinstance(latents, torch.Tensor):
         return None
@@ -69,10 +69,10 @@ def fit_previewer(
 
 
 def predict_x0(scheduler: Any, sample: torch.Tensor, timestep: Any, answered: torch.Tensor) -> torch.Tensor:
-    """The clean latents that a denoiser's answer points at, for the last row: [C, h, w].
+    """The clean latents x0 [C, h, w] predicted from a denoiser call's input ``sample`` and output, for its last row.
 
-    With a of ``alphas_cumprod``, x0 = (x - √(1-a) ε)/√a or √a x - √(1-a) v (Ho et al. 2020, Salimans and Ho 2022);
-    x - t v for flow matching (Lipman et al. 2022).
+    With a from ``alphas_cumprod``: x0 = (x - √(1-a) ε)/√a, or √a x - √(1-a) v (Ho et al. 2020, Salimans and Ho 2022);
+    for flow matching x0 = x - t v (Lipman et al. 2022).
     """
     x: torch.Tensor = sample[-1].float()
     answer: torch.Tensor = answered[-1].float()

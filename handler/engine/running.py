@@ -1,4 +1,4 @@
-"""The running engine: every task the stock pipeline in a thread of its own, all tasks' forwards in one place."""
+"""The engine: each task runs the unmodified pipeline in its own thread; all tasks' forwards go through one batcher."""
 
 from __future__ import annotations
 
@@ -74,11 +74,14 @@ class PipelineEngine:
         return self.run(self.arguments(request, picture), observer, SavedOutputs(made_by, checkpoint))
 
     def arguments(self, request: GenerationRequest, picture: Image | None = None) -> dict[str, Any]:
-        """For ``run``; ``picture`` is the input image."""
+        """The pipeline's arguments for a request, as ``run`` takes them; ``picture`` is the decoded input image."""
         return arguments(request, self.card, self.pipe if picture is None else self.from_image, picture)
 
     def run(self, call: dict[str, Any], observer: Observer, saved: SavedOutputs | None = None) -> Developed:
-        """Runs the pipeline with these arguments in this thread; what is heavy is done in the compute thread."""
+        """Runs the pipeline with the arguments ``call`` in this thread; its networks run in the compute thread.
+
+        Raises as ``develop`` does.
+        """
         import torch
 
         from .faults import device_lost, out_of_memory
@@ -122,14 +125,14 @@ class PipelineEngine:
         self.compute.close()
 
     def _own(self, shared: Any) -> Any:
-        """A pipeline object for one task: weights shared, and a scheduler of its own, for that holds a task's state."""
+        """A pipeline object for one task: shared weights, but its own scheduler, which holds the task's state."""
         pipe = copy.copy(shared)
         scheduler = self.pipe.scheduler
         vars(pipe)["scheduler"] = type(scheduler).from_config(scheduler.config)
         return pipe
 
     def _stand_in(self, pipe: Any, calls: TaskCalls) -> None:
-        """Puts stand-ins in the components' places, past the pipeline's own bookkeeping of where they came from."""
+        """Replaces the pipeline's networks and tokenizers by stand-ins, bypassing ``register_modules``."""
         import torch
 
         from .seam import LockedTokenizer, OnComputeThread, Seam
@@ -146,10 +149,10 @@ class PipelineEngine:
 
 
 def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: Image | None = None) -> dict[str, Any]:
-    """The pipeline's arguments: what the request holds, the card says is taken and the pipeline at hand takes.
+    """The pipeline's arguments: the request's fields that both the card and ``pipe`` take.
 
-    One generator for each image, on the CPU, so that a seed draws the same noise on every device. A picture's size is
-    that of its input ``picture``, where there is one.
+    One generator for each image, on the CPU, so that a seed gives the same noise on every device. With an input
+    ``picture`` its size is the output's size.
     """
     import torch
 
@@ -163,7 +166,7 @@ def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: I
     if picture is not None:
         given |= {"image": picture, "width": picture.width, "height": picture.height}
     else:
-        given.pop("image", None)  # its name alone is nothing to draw from
+        given.pop("image", None)  # the request's field is an upload_id, not an image
     named = {ARGUMENTS[field]: value for field, value in given.items() if value is not None}
     known = taken(pipe)
     return {"prompt": request.prompt} | {name: value for name, value in named.items() if name in known}

@@ -1,7 +1,7 @@
-"""The seam and the other stand-ins: what a task's pipeline finds in its components' places.
+"""The seam and the other stand-ins: wrappers that replace the components of one task's pipeline.
 
-The denoiser's place is the seam's, where calls of many stock pipelines become one forward; any other network's work is
-done in the compute thread; a tokenizer is guarded.
+The seam replaces the denoiser, so that calls of many tasks can share a forward. Every other network is replaced by a
+wrapper that runs it in the compute thread, a tokenizer by one that locks it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 
 class StandIn(torch.nn.Module):
-    """A component's place in one task's pipeline: looks like the component in everything but its calls.
+    """Wraps a component of one task's pipeline: every attribute is the component's, only calls differ.
 
-    ``__class__`` too is the component's, for pipelines ask with isinstance what they were given.
+    ``__class__`` too is the component's, because pipelines test their components with isinstance.
     """
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()
-        object.__setattr__(self, "_inner", inner)  # not a submodule: nothing of it is to be moved or counted twice
+        object.__setattr__(self, "_inner", inner)  # not a submodule, or its weights would be moved and counted twice
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_inner"], name)
@@ -45,7 +45,7 @@ class StandIn(torch.nn.Module):
 
 
 class Seam(StandIn):
-    """The denoiser's place. ``through`` makes the call for this task: it counts, replays, waits."""
+    """Replaces the denoiser. ``through`` makes the call for this task: see :class:`.calls.TaskCalls`."""
 
     def __init__(self, denoiser: torch.nn.Module, through: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> None:
         super().__init__(denoiser)
@@ -56,7 +56,10 @@ class Seam(StandIn):
 
 
 class OnComputeThread(StandIn):
-    """The place of any other network (text encoder, VAE, safety checker): its work is done in the compute thread."""
+    """Replaces any other network (text encoder, VAE, safety checker) and runs it in the compute thread.
+
+    A VAE that runs out of memory is switched to tiling and tried once more.
+    """
 
     METHODS = frozenset({"encode", "decode", "get_text_features", "get_image_features", "generate"})
 
@@ -100,7 +103,7 @@ def _as_floating(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _distribution_as(output: T, dtype: torch.dtype) -> T:
-    """What a VAE encoded, in the type that it was asked in: the denoiser's. Pictures stay as they are."""
+    """Casts what a VAE encoded to the dtype of its input, which is the denoiser's. Decoded pictures are unchanged."""
     found: Any = getattr(output, "latent_dist", None)
     if found is None or found.parameters.dtype == dtype:
         return output
@@ -109,7 +112,7 @@ def _distribution_as(output: T, dtype: torch.dtype) -> T:
 
 
 class LockedTokenizer:
-    """A tokenizer's place: fast tokenizers keep padding state between calls, and two threads corrupt each other's."""
+    """Locks a tokenizer: fast tokenizers keep padding state between calls, which two threads would corrupt."""
 
     def __init__(self, inner: Any, lock: threading.Lock) -> None:
         self._inner, self._lock = inner, lock

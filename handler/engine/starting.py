@@ -1,4 +1,4 @@
-"""From settings to an engine that is ready to draw."""
+"""Starts the engine: loads the pipeline and warms it up."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def start(settings: Settings, fetch: Fetch | None = None) -> PipelineEngine:
-    """Loads the pipeline in the compute thread, imports of torch and diffusers included, and warms it up.
+    """An engine that is ready. Loads in the compute thread, imports of torch and diffusers included.
 
-    ``fetch`` gets a model whose id begins with ``s3://``. Raises ModelUnavailable.
+    ``fetch`` downloads a model whose id begins with ``s3://``. Raises ModelUnavailable.
     """
     compute = Compute()
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How many tasks at a time, and whether they may share forwards: measured and proven when the pipeline has loaded."""
+"""Warm-up after loading: measures how many tasks to run at a time and tests whether they may share forwards."""
 
 from __future__ import annotations
 
@@ -22,27 +22,29 @@ if TYPE_CHECKING:
 
 SIZES = (1, 2, 4, 8, 16)
 WORTH = 1.05
-"""A larger batch must bring at least this many times the rows a second of the one before."""
+"""A larger batch size is taken if its rows per second are at least this many times those of the best smaller one."""
 ROUNDS = 4
 SLOW_FORWARD = 0.5
-"""Seconds. Sizes beyond the first whose forward takes longer are not tried: loading would take minutes."""
+"""Seconds. No batch size is tried after one whose forward took longer: loading would take minutes."""
 ROUNDING = {"float32": 1 / 255, "float16": 16 / 255, "bfloat16": 32 / 255}
-"""Largest difference of a pixel (0 to 1) that a type's rounding explains after the few steps of the proof."""
+"""Largest pixel difference (0 to 1) that the dtype's rounding explains after STEPS steps."""
 STEPS = 3
 MEETINGS = 4
-"""Tries to draw two tasks together."""
+"""Tries to get two tasks into one forward."""
 
 
 class NoObserver:
+    """An Observer that does nothing, for warm-up runs."""
+
     def begins(self, running: object) -> None:
-        """Nothing of these is worth keeping."""
+        """Ignored."""
 
     def at_step(self, step: int, steps: int) -> None:
-        """Nobody waits for these pictures."""
+        """Ignored."""
 
 
 def warm_up(engine: PipelineEngine, settings: Settings) -> None:
-    """Warms the pipeline up, so that no task pays for first use; proves merging; sets the engine's capacity."""
+    """Runs the pipeline so that no task pays for first use; tests merging; sets ``capacity`` and ``measured``."""
     asked: dict[str, Any] = {"num_inference_steps": STEPS}
     if "image" in engine.card.required:
         defaults, least = engine.card.defaults, 8 * engine.card.size_multiple
@@ -58,8 +60,8 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
     for _ in range(MEETINGS - 1):
         if worst != float("inf"):
             break
-        # On a busy machine the first may be done before the second begins: that proves nothing, and would cost this
-        # worker its merging for life.
+        # On a busy machine the first may be done before the second begins, which proves nothing. Without another try
+        # this worker would never merge.
         worst = prove(engine, pair, alone)
     allowed = ROUNDING[engine.card.dtype]
     if worst > allowed:
@@ -77,14 +79,14 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
 
 
 def prove(engine: PipelineEngine, pair: list[GenerationRequest], alone: list[Any]) -> float:
-    """Largest difference (0 to 1) between two tasks' pictures drawn together and those drawn ``alone``.
+    """Largest pixel difference (0 to 1) between two tasks run together and the same two run ``alone``.
 
-    Infinity where together they fail, or where their calls never fit: what is not proven is not done.
+    Infinity if they fail together or never shared a forward: merging stays off unless it was tested.
     """
     together: list[Any] = [None, None]
     batcher = engine.batcher
     before, usual = batcher.calls - batcher.forwards, (batcher.patience, batcher.most_patience)
-    batcher.patience, batcher.most_patience = 100.0, 5.0  # they are to meet, however slow this machine is just now
+    batcher.patience, batcher.most_patience = 100.0, 5.0  # they must share a forward, however slow this machine is now
 
     def draw(at: int) -> None:
         try:
@@ -104,7 +106,7 @@ def prove(engine: PipelineEngine, pair: list[GenerationRequest], alone: list[Any
 
 
 def timed(developed: Developed, request: GenerationRequest) -> Measured | None:
-    """What one task alone took, for quotes."""
+    """The speed of one task alone, for quotes; None if its steps or size are unknown."""
     if not (request.steps and request.width and request.height):
         return None
     step = developed.denoise / request.steps
@@ -120,7 +122,7 @@ def _pixels(developed: Developed) -> Any:
 
 
 def _arguments(engine: PipelineEngine, request: GenerationRequest) -> dict[str, Any]:
-    """With some input image, where the pipeline draws from nothing else."""
+    """The pipeline's arguments, with a synthetic input image if the pipeline needs one."""
     if request.image is None or request.width is None or request.height is None:
         return engine.arguments(request)
     size = (request.width, request.height)
@@ -128,7 +130,7 @@ def _arguments(engine: PipelineEngine, request: GenerationRequest) -> dict[str, 
 
 
 def measure(engine: PipelineEngine) -> int:
-    """The largest batch that is still worth it, by timing forwards of the denoiser on a recorded call.
+    """The most useful batch size (see WORTH), found by timing forwards of copies of the last recorded call.
 
     The sizes take turns and each counts with its fastest round, so that a noisy moment does not decide.
     """

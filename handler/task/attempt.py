@@ -1,4 +1,4 @@
-"""An attempt at a task, from the claim to the commit mark: what the engine tells, and what the record is told."""
+"""An attempt at a task, from the claim to the commit: turns the engine's callbacks into writes of the record."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class Attempt:
-    """Implements the engine's Observer, and what the heartbeat asks for.
+    """One attempt: the engine's Observer, and what the heartbeat calls.
 
-    Three things in one: the hold on the record, the budget of time, the steps that are saved.
+    Made of three parts: ``hold`` (the record and its lease), ``budget`` (time), ``saved`` (checkpoints).
     """
 
     def __init__(
@@ -64,15 +64,15 @@ class Attempt:
 
     @property
     def unsaved(self) -> int:
-        """Steps that this attempt computed and no checkpoint holds."""
+        """Steps that this attempt computed and that no checkpoint holds."""
         return max(0, self._step - max(self.saved.step, self._began_at or 0))
 
     def begins(self, running: Running) -> None:
         self._running = running
 
     def at_step(self, step: int, steps: int) -> None:
-        """Before each step. Raises LostRace once the task is no longer this attempt's, Suspended when it has to stop
-        for its host's sake, TimedOut when not one step fits.
+        """Called before each step. Raises LostRace once the task is no longer this attempt's, Suspended when it must go
+        on elsewhere, TimedOut when not even one step fits into the invocation.
         """
         self._step = step
         if self._began_at is None:
@@ -85,11 +85,11 @@ class Attempt:
         self._progress = Progress(step=step, steps=steps, fraction=step / steps, eta_seconds=eta)
 
     def suspend_by(self, finish_by: float) -> None:
-        """Stops the task before its next step, to go on elsewhere, unless it will be done by then (time.monotonic)."""
+        """Suspends the task before its next step unless it will be done by ``finish_by`` (time.monotonic)."""
         self.budget.suspend_by(finish_by)
 
     def beat(self) -> None:
-        """Writes a sign of life: lease, progress and, in time, a checkpoint. Never raises."""
+        """Heartbeat: renews the lease, writes progress and preview, and a checkpoint when due. Never raises."""
         if self.hold.ended or self._stop is not None:
             return
         try:
@@ -104,13 +104,16 @@ class Attempt:
         except LostRace as lost:
             self._stop = self._stop or lost
         except ServiceFault as fault:
-            logger.warning("a sign of life failed; the next may not", task_id=self.record.task_id, fault=str(fault))
+            logger.warning("a heartbeat failed; the next may not", task_id=self.record.task_id, fault=str(fault))
         except Exception:
-            # Without its thread every attempt would lose its lease.
-            logger.exception("a sign of life broke", task_id=self.record.task_id)
+            # Raised, it would end the heartbeat's thread, and every attempt would lose its lease.
+            logger.exception("a heartbeat broke", task_id=self.record.task_id)
 
     def extend_visibility(self) -> None:
-        """Keeps the message from others for another lease, in time. Apart from ``beat``: SQS may be slow on its own."""
+        """Extends the message's visibility timeout by a lease once a third of the last one has passed.
+
+        Apart from ``beat``, so that a slow SQS delays no write to S3. A ServiceFault is logged, not raised.
+        """
         if self._now() - self._hidden_at < self._lease / 3:
             return
         try:
@@ -120,11 +123,11 @@ class Attempt:
             logger.warning("the message may come back early", task_id=self.record.task_id, fault=str(fault))
 
     def save(self) -> int:
-        """Writes the checkpoint; returns the number of bytes, 0 where there is nothing to keep."""
+        """Writes the checkpoint; returns its size in bytes, 0 if there is nothing to save. Raises ServiceFault."""
         return self.saved.save(self._running, self._step)
 
     def upload(self, index: int, image: EncodedImage) -> Image:
-        """Writes an image that no record names yet: a crash after it leaves it to the doctor."""
+        """Uploads an image. No record names it yet: after a crash here the doctor deletes it."""
         key = self._store.image_key(self.record.task_id, self.record.attempt, index, image.extension)
         self._store.put_image(key, image.body, image.content_type)
         return Image(
@@ -138,21 +141,23 @@ class Attempt:
         )
 
     def complete(self, images: list[Image], timings: Timings, **run: Any) -> None:
-        """The commit mark. A crash before it leaves images that no record names, and the task to the next attempt."""
+        """Commits: writes ``completed``. A crash before it leaves images that no record names, and the task to the next
+        attempt.
+        """
         self.hold.move(lambda record: moves.complete(record, now=self._now(), images=images, timings=timings, **run))
         self.saved.clear()
 
     def fail(self, fault: DarkroomError) -> None:
-        """Ends the task for good."""
+        """Writes ``failed``."""
         self.hold.move(lambda record: moves.fail(record, now=self._now(), fault=fault))
         self.saved.clear()
 
     def release(self, fault: DarkroomError) -> None:
-        """Gives the task back. Should this fail too, the lease runs out and the next attempt takes it."""
+        """Writes ``pending`` again. If this fails too, the lease runs out and the next attempt claims the task."""
         self.hold.move(lambda record: moves.release(record, now=self._now(), fault=fault))
 
     def release_now(self) -> None:
-        """Saves and gives back what cannot be waited for, in the middle of a step. Never raises."""
+        """Checkpoints and releases the task in the middle of a step, and makes its message visible. Never raises."""
         task_id = self.record.task_id
         if self._stop is not None or self.hold.ended:
             return
@@ -163,14 +168,14 @@ class Attempt:
             logger.warning("not saved", task_id=task_id, fault=str(fault))
         try:
             self.release(stop)
-            # A crash before this leaves the message to the queue's own time.
+            # After a crash before this line the message becomes visible when its timeout ends.
             self._queue.change_visibility(self._message.receipt_handle, 0)
             logger.info("released in the middle of a step", task_id=task_id)
         except DarkroomError as fault:
             logger.warning("not released: the lease has to run out", task_id=task_id, fault=fault.message)
 
     def _put_preview(self) -> str | None:
-        """Writes the preview of this moment, where one is wanted and there is one; returns its key."""
+        """Writes the current preview, with ``PREVIEWS=1``; returns its key, or None if there is none."""
         body = self._running.preview() if self._previews and self._running else b""
         if not body:
             return None

@@ -1,4 +1,4 @@
-"""What still fits: into the time that the host grants, and into the time until it goes."""
+"""An attempt's time: does the next step fit before the host's deadline, or before the worker stops?"""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import time
 from ..errors import Suspended, TimedOut
 
 RESERVE = 5.0
-"""Seconds before a deadline that are kept for saving a checkpoint and giving the task back."""
+"""Seconds before a deadline that are kept for writing a checkpoint and releasing the task."""
 TAIL = 1.0
-"""Seconds for what follows the last step (decoding, encoding, upload), until a task of this process has shown it."""
+"""Seconds that decoding, encoding and upload take after the last step, until this process has measured them."""
 
 
 class Pace:
-    """An attempt's own measured steps; those that a checkpoint answered do not count."""
+    """Step times of one attempt, measured from its step ``first``: steps taken from a checkpoint do not count."""
 
     def __init__(self, first: int) -> None:
         self.first = first
         self._began = time.monotonic()
 
     def step_seconds(self, step: int) -> float:
-        """Mean seconds a step so far; 0 before the first was measured."""
+        """Mean seconds per step so far; 0 before the first was measured."""
         return (time.monotonic() - self._began) / (step - self.first) if step > self.first else 0.0
 
 
 class Budget:
-    """One attempt's time: ``deadline`` (time.monotonic) is when its host ends it; ``tail`` what follows the last step,
-    in seconds.
+    """One attempt's time. ``deadline`` (time.monotonic): when its host ends it; ``tail``: seconds that follow the last
+    step.
     """
 
     def __init__(self, deadline: float = float("inf"), tail: float = TAIL) -> None:
@@ -35,20 +35,21 @@ class Budget:
         self._finish_by: float | None = None
 
     def suspend_by(self, finish_by: float) -> None:
-        """From now on only steps of a task that will be done by then (time.monotonic) are admitted."""
+        """From now on steps are admitted only if the task will be done by ``finish_by`` (time.monotonic)."""
         self._finish_by = finish_by
 
     def admit(self, step: int, steps: int) -> float | None:
-        """Lets step ``step`` of ``steps`` begin. Returns the seconds until the task is done, None before one is known.
+        """Admits step ``step`` of ``steps``. Returns the estimated seconds until the task is done, None before a step
+        was measured.
 
-        Raises Suspended where it has to go on elsewhere, and TimedOut where not one step fits.
+        Raises Suspended if the task must go on elsewhere, TimedOut if not even one step fits.
         """
         if self._pace is None:
             self._pace = Pace(step)
         seconds = self._pace.step_seconds(step)
         if time.monotonic() + seconds + RESERVE > self._deadline:
             if step == self._pace.first:
-                # Going on elsewhere without a step done could go on for ever: this way the queue counts.
+                # Suspending without any progress could repeat for ever. TimedOut counts as a failed try instead.
                 raise TimedOut("not one step fits into what is left of this invocation")
             raise Suspended("the next step does not fit into this invocation")
         measured = step > self._pace.first

@@ -1,4 +1,4 @@
-"""From a message to an attempt: who may develop a task, and what becomes of a message that nobody may."""
+"""Claims tasks for a worker, and records the messages that cannot be served."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Claims:
-    """Reads and writes records on behalf of one process."""
+    """Reads and writes records on behalf of one worker process."""
 
     def __init__(
         self,
@@ -47,7 +47,10 @@ class Claims:
     def claim(
         self, task_id: str, request: GenerationRequest, message: Message, engine: Engine, deadline: float
     ) -> Attempt:
-        """Raises Finished, Held, Conflict, or LostRace when another worker was faster."""
+        """Claims the task for a new attempt, creating its record if there is none.
+
+        Raises Finished, Held, Conflict (the id names another request), or LostRace when another worker was faster.
+        """
         now, card, store = self._now(), engine.card, self._store.for_tenant(message.tenant)
         stored = store.read(task_id)
         if stored is None:
@@ -57,7 +60,7 @@ class Claims:
             record = Record.from_json(stored.body)
             if not record.asks_for(request):
                 raise Conflict(f"the task_id {task_id} names another request")
-        # Its own name for each claim: no two of them are the same bytes, so one of two at the same moment loses.
+        # A new owner for each claim, so that two claims at the same moment never write equal bytes, and one loses.
         owner = f"{self._worker}/{self._new_id()}"
         claimed = moves.claim(
             record,
@@ -72,7 +75,7 @@ class Claims:
             stored = store.create(claimed)
         else:
             stored = store.change(stored, claimed)
-        # A crash from here on leaves ``processing`` with a lease that runs out; the message comes back by itself.
+        # A crash from here on leaves ``processing`` with a lease that runs out; the message becomes visible by itself.
         return Attempt(
             store,
             self._queue,
@@ -86,8 +89,8 @@ class Claims:
         )
 
     def reject(self, task_id: str, fault: DarkroomError, request: GenerationRequest | None, tenant: str | None) -> None:
-        """Writes a failed record where the sender looks for it: a new one, or the task's own where it waits for just
-        this ``request`` (taken before the model was known, say). Another task's record is never touched.
+        """Records a message that cannot be served as failed: in a new record, or in the task's own if that is pending
+        with this same ``request`` (accepted before the model was known, say). Another task's record is never changed.
         """
         logger.warning("refused", task_id=task_id, code=fault.code, fault=fault.message)
         store = self._store.for_tenant(tenant)
@@ -100,13 +103,15 @@ class Claims:
             return
         record = Record.from_json(stored.body)
         if request is None or not record.asks_for(request) or record.status != "pending":
-            logger.info("the refused message names a task of its own way", task_id=task_id, status=record.status)
+            logger.info(
+                "the refused message names an existing task, left as it is", task_id=task_id, status=record.status
+            )
             return
         store.change(stored, moves.fail(record, now=self._now(), fault=fault))
         self._metrics.failed(fault.code)
 
     def record_pending(self, message: Message) -> None:
-        """Without a model: the task gets a pending record, so that whoever asks for it learns that it waits."""
+        """Writes a pending record for a message that cannot be served yet, so that the task's status can be read."""
         parsed = parse(message.body)
         task_id = parsed.task_id or message.message_id
         try:
@@ -117,5 +122,5 @@ class Claims:
                 store.index(record)
                 store.create(record)
         except (InvalidRequest, LostRace, ServiceFault) as fault:
-            # The message comes back, and with it all of this.
+            # The message comes back to the queue, and this is tried again.
             logger.info("not recorded yet", task_id=task_id, fault=fault.message)

@@ -1,4 +1,4 @@
-"""The heartbeat: keeps every attempt of a process alive, its lease, its progress and its message's visibility."""
+"""The heartbeat: renews every running attempt's lease, progress and message visibility."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .attempt import Attempt
 
 JITTER = 0.2
-"""Part of the time between two signs by which it varies: workers that started together do not stay in step."""
+"""Random part of the time between two heartbeats, so that workers that started together do not stay in step."""
 MOST_CALLS = 128
-"""Two for each of the most tasks that a worker may have."""
+"""Threads: one for S3 and one for SQS for each of the most tasks that a worker may have."""
 
 
 @dataclass
@@ -27,8 +27,10 @@ class _Watched:
 
 
 class Heartbeat:
-    """One thread that knows what is due, started with the first attempt; the calls themselves go to a pool, each
-    attempt's to S3 and to SQS apart, so that a slow one delays nothing but itself.
+    """A scheduler thread, started with the first attempt. The calls run in a pool, those to S3 and to SQS apart, so
+    that a slow one delays no other.
+
+    ``every``: mean seconds between two heartbeats; ``first``: seconds until the first; ``chance``: random in [0, 1).
     """
 
     def __init__(self, every: float, first: float, chance: Callable[[], float]) -> None:
@@ -41,7 +43,7 @@ class Heartbeat:
 
     @contextmanager
     def watching(self, attempt: Attempt) -> Iterator[None]:
-        """Beats for ``attempt`` every few seconds while the block runs, once it has run for a while."""
+        """Sends heartbeats for ``attempt`` while the block runs, the first after ``first`` seconds."""
         with self._changed:
             self._attempts[attempt] = _Watched(time.monotonic() + self._first)
             if self._finish_by is not None:
@@ -57,14 +59,14 @@ class Heartbeat:
                 self._attempts.pop(attempt, None)
 
     def suspend(self, finish_by: float) -> None:
-        """Every attempt, and those that come, are to end by then (time.monotonic) or to be saved at their next step."""
+        """Suspends all attempts, also later ones, that will not be done by ``finish_by`` (time.monotonic)."""
         with self._changed:
             self._finish_by = finish_by
             for attempt in self._attempts:
                 attempt.suspend_by(finish_by)
 
     def release_all(self) -> None:
-        """Saves and releases all attempts now, side by side; returns when that is done."""
+        """Checkpoints and releases all attempts in parallel; returns when that is done."""
         with self._changed:
             held = list(self._attempts)
         list(self._calls.map(lambda attempt: attempt.release_now(), held))
@@ -90,7 +92,7 @@ class Heartbeat:
         return due
 
     def pause(self) -> float:
-        """Seconds until the next sign: around ``every``, by chance."""
+        """Seconds until the next heartbeat: ``every``, give or take JITTER."""
         return self._every * (1 + JITTER * (2 * self._chance() - 1))
 
     def _sign(self, attempt: Attempt, kind: str) -> None:

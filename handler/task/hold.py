@@ -1,4 +1,4 @@
-"""One attempt's hold on a task: its record, moved by compare-and-swap for as long as the lease is this attempt's."""
+"""An attempt's hold on a task: writes its record by compare-and-swap for as long as the lease is this attempt's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Records(Protocol):
-    """Where records are kept: the part of TaskStore that a hold needs."""
+    """The part of TaskStore that a hold needs."""
 
     def read(self, task_id: str) -> Stored | None: ...
     def change(self, stored: Stored, record: Record) -> Stored: ...
@@ -25,8 +25,8 @@ class Records(Protocol):
 class Hold:
     """The record as this attempt last wrote it.
 
-    Every move goes through ``If-Match``, so an attempt that was superseded or cancelled meets a LostRace and writes
-    nothing more. Safe to use in many threads: moves are made one after another.
+    Every write is conditional (``If-Match``), so an attempt that was superseded or cancelled gets LostRace and writes
+    nothing more. Thread-safe: writes are made one after another.
     """
 
     def __init__(self, records: Records, stored: Stored, record: Record, now: Callable[[], datetime]) -> None:
@@ -36,16 +36,18 @@ class Hold:
 
     @property
     def ended(self) -> bool:
-        """Whether this attempt has written its end: the record is terminal, or given back."""
+        """Whether this attempt has ended: its record is terminal, or was released."""
         return self.record.lease is None
 
     @property
     def lapsed(self) -> bool:
-        """Whether signs of life failed for a whole lease, so that another worker may already have the task."""
+        """Whether heartbeats failed for a whole lease, so that another worker may already have the task."""
         return self.record.lease is not None and self.record.lease.expires_at <= self._now()
 
     def move(self, move: Callable[[Record], Record]) -> None:
-        """Writes what ``move`` makes of the record. Raises LostRace when the task is another's, and ServiceFault."""
+        """Applies ``move`` to the record and writes it. Raises LostRace if the task is no longer this attempt's, and
+        ServiceFault.
+        """
         with self._lock:
             self._write(move(self.record))
 
@@ -53,8 +55,8 @@ class Hold:
         try:
             self._stored = self._records.change(self._stored, record)
         except LostRace:
-            # An earlier write of ours may have been done although its answer said otherwise: then the task is still
-            # this attempt's, and only the ETag is not the one that we know.
+            # An earlier write may have succeeded although its response was an error: then the task is still this
+            # attempt's, and only the ETag differs from the one that we know.
             there = self._records.read(self.record.task_id)
             found = Record.from_json(there.body) if there else None
             if there is None or found is None or not self._is_ours(found):
@@ -64,6 +66,6 @@ class Hold:
         self.record = record
 
     def _is_ours(self, found: Record) -> bool:
-        """Owners' names are never used twice."""
+        """Whether ``found`` is held by this attempt; owners' names are never used twice."""
         ours = self.record.lease
         return ours is not None and found.lease is not None and found.lease.owner == ours.owner

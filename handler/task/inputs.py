@@ -1,4 +1,4 @@
-"""A task's input image: read at the claim, told in the record, the same for every attempt."""
+"""A task's input image: read at the claim; its hash in the record makes sure that every attempt uses the same."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def read_input(store: TaskStore, claimed: Record) -> tuple[Record, Upload | None]:
-    """The record with what is known of its input image, and the image; the first attempt that finds one decides.
+    """Reads the upload that a claimed record's request names, if any. The first attempt to find it adds its size and
+    hash to the record, which is returned.
 
-    Nothing is raised for an image that will not do: that ends the task, and only an attempt that holds it may.
+    An unusable image raises nothing here: it fails the task, which only the attempt that holds it may do.
     """
     if claimed.request is None or claimed.request.image is None:
         return claimed, None
@@ -29,7 +30,9 @@ def read_input(store: TaskStore, claimed: Record) -> tuple[Record, Upload | None
 
 
 def bytes_of(record: Record, upload: Upload | None) -> bytes:
-    """The input image's bytes; empty for a task without one. Raises InvalidRequest."""
+    """The input image's bytes; empty for a task without one. Raises InvalidRequest if it is missing, too large or was
+    replaced.
+    """
     if record.request is None or record.request.image is None:
         return b""
     if upload is None:
@@ -37,7 +40,7 @@ def bytes_of(record: Record, upload: Upload | None) -> bytes:
     if upload.size > MAX_UPLOAD:
         raise _unfit(f"has {upload.size} bytes; at most {MAX_UPLOAD} are taken")
     if record.input is None or sha256(upload.body).hexdigest() != record.input.sha256:
-        # Two halves of two pictures, or two attempts that tell different ones: neither is what was asked for.
+        # The picture would be drawn partly from each of two images, or differ between attempts.
         raise _unfit("was replaced by another after the task had begun")
     return upload.body
 

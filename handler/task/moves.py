@@ -1,4 +1,4 @@
-"""The life of a task: its moves, drawn once.
+"""The state machine of a task: every move from one record to the next.
 
 ::
 
@@ -11,8 +11,8 @@
     pending or processing ── cancel ──▶ cancelled
     pending, or processing whose lease has run out ── exhaust ──▶ failed (RETRIES_EXHAUSTED)
 
-The moves are pure: from a record to the next one, or :class:`~handler.errors.Refused`. Whoever applies one writes it
-with ``If-Match`` of the record that it was computed from, so a move that came too late is never written.
+The moves are pure functions: they return the next record or raise :class:`~handler.errors.Refused`. The caller writes
+it with ``If-Match`` of the record that it was computed from, so a move that comes too late is never written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..contract.request import GenerationRequest
 
 KEPT_ATTEMPTS = 50
-"""Of a task that outlasts hundreds of hosts the last ones are told; ``attempt`` counts them all."""
+"""The most past attempts that a record lists, the latest ones; ``attempt`` counts them all."""
 
 
 def create(
@@ -55,7 +55,7 @@ def create(
 ) -> Record:
     """A pending task. The seed is fixed here, so that every attempt draws the same picture.
 
-    ``tenant`` is whose it is, ``origin`` the task that it repeats.
+    ``keep``: how long until ``expires_at``; ``origin``: the task that it repeats.
     """
     resolved = request.model_copy(update={"task_id": task_id, "seed": seed if request.seed is None else request.seed})
     return Record(
@@ -73,7 +73,7 @@ def create(
 
 
 def reject(task_id: str, fault: DarkroomError, now: datetime, keep: timedelta, tenant: str | None = None) -> Record:
-    """A task that never was one: its message cannot be served, and its sender finds out here."""
+    """A failed record for a message that cannot be served, so that its sender can read why."""
     return Record(
         task_id=task_id,
         tenant=tenant,
@@ -106,7 +106,7 @@ def claim(record: Record, *, lease: Lease, now: datetime, request: GenerationReq
 def beat(
     record: Record, *, now: datetime, lease: timedelta, progress: Progress | None, preview: str | None = None
 ) -> Record:
-    """A sign of life: a longer lease, and how far the picture is."""
+    """A heartbeat: renews the lease and updates progress and preview. Raises LostRace if no attempt holds the task."""
     held = _held(record)
     return record.next(
         lease=held.model_copy(update={"expires_at": now + lease}),
@@ -116,7 +116,7 @@ def beat(
 
 
 def complete(record: Record, *, now: datetime, images: list[Image], timings: Timings, **run: Any) -> Record:
-    """The commit mark: before this record is written, nothing has happened. ``run``: batch_size, cold_start."""
+    """The commit: until this record is written the task's images do not count. ``run``: batch_size, cold_start."""
     _held(record)
     steps = record.request.steps if record.request else None
     progress = record.progress or Progress(step=steps or 0, steps=steps or 0, fraction=0)
@@ -134,19 +134,19 @@ def complete(record: Record, *, now: datetime, images: list[Image], timings: Tim
 
 
 def fail(record: Record, *, now: datetime, fault: DarkroomError) -> Record:
-    """The end of a task that cannot be helped by trying again."""
+    """Ends a task that no other try would complete. Raises Finished on a terminal one."""
     return _end(record, now, "failed", fault)
 
 
 def cancel(record: Record, *, now: datetime) -> Record:
-    """Ends a task at its caller's wish. Raises Finished on a terminal one."""
+    """Ends a task because its caller asked for it. Raises Finished on a terminal one."""
     return _end(record, now, "cancelled", Cancelled("cancelled"))
 
 
 def exhaust(record: Record, *, now: datetime) -> Record:
-    """The end of a task whose message the queue has given up on, with the last fault.
+    """Fails a task whose message went to the dead-letter queue, with its last fault.
 
-    Raises Finished on a terminal one, Held while an attempt is alive: that one may still make it.
+    Raises Finished on a terminal one, Held while an attempt's lease lasts: that one may still complete it.
     """
     _free(record, now)
     attempts = _ended(record, now, "expired")
@@ -157,7 +157,10 @@ def exhaust(record: Record, *, now: datetime) -> Record:
 
 
 def release(record: Record, *, now: datetime, fault: DarkroomError) -> Record:
-    """Back to pending with the reason, so that the next attempt need not wait for the lease to run out."""
+    """Back to pending with the reason, so that the next attempt need not wait for the lease to run out.
+
+    Raises LostRace if no attempt holds the task.
+    """
     _held(record)
     outcome: Outcome = "suspended" if isinstance(fault, Suspended) else "released"
     return record.next(
@@ -171,7 +174,7 @@ def release(record: Record, *, now: datetime, fault: DarkroomError) -> Record:
 
 
 def expire(record: Record, *, now: datetime) -> Record:
-    """Back to pending: its attempt was not heard of again. Raises Finished, Held, or LostRace where none was held."""
+    """Back to pending after a lease has run out. Raises Held while it lasts, LostRace if no attempt holds the task."""
     _held(record)
     _free(record, now)
     return record.next(
@@ -187,7 +190,7 @@ def requeue(record: Record, *, now: datetime) -> Record:
 
 
 def redrive(record: Record, *, now: datetime) -> Record:
-    """A failed task gets another chance, by an operator's hand; what became of its attempts stays. Raises Conflict."""
+    """Back to pending from failed, at an operator's request; its past attempts stay listed. Raises Conflict."""
     if record.status != "failed":
         raise Conflict(f"the task is {record.status}, not failed")
     if record.request is None:

@@ -1,4 +1,4 @@
-"""The steps of a task that are saved: what an earlier attempt left behind, and what this one adds."""
+"""A task's checkpoint: read from an earlier attempt, written by this one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoints(Protocol):
-    """Where checkpoints are kept: the part of TaskStore that is needed here."""
+    """The part of TaskStore that SavedSteps needs."""
 
     def read_checkpoint(self, task_id: str) -> bytes: ...
     def put_checkpoint(self, task_id: str, body: bytes) -> None: ...
@@ -31,18 +31,18 @@ class SavedSteps:
         self._may_exist, self._every = may_exist, every
         self._saved_at = time.monotonic()
         self.step = 0
-        """Steps that need not be computed again, whatever becomes of this attempt."""
+        """Steps in the checkpoint that this attempt wrote last."""
 
     @property
     def due(self) -> bool:
         return bool(self._every) and time.monotonic() - self._saved_at >= self._every
 
     def load(self) -> bytes:
-        """What an earlier attempt left behind; costs a request only where there may be something."""
+        """An earlier attempt's checkpoint, empty if there is none. No request is made unless there may be one."""
         return self._checkpoints.read_checkpoint(self._task_id) if self._may_exist else b""
 
     def save(self, running: Running | None, step: int) -> int:
-        """Writes what is computed so far, ``step`` steps; returns the number of bytes, 0 where there is nothing."""
+        """Writes a checkpoint of ``step`` steps; returns its size in bytes, 0 if there is nothing to save."""
         body = running.snapshot() if running else b""
         if body:
             self._may_exist = True
@@ -51,7 +51,7 @@ class SavedSteps:
         return len(body)
 
     def clear(self) -> None:
-        """The task has ended. A failure leaves the checkpoint to the bucket's lifecycle rule."""
+        """Deletes the checkpoint of an ended task. If that fails, the bucket's lifecycle rule deletes it later."""
         if not self._may_exist:
             return
         try:

@@ -1,4 +1,4 @@
-"""From an attempt to its end: the picture developed, uploaded and committed, or what went wrong written down."""
+"""Runs an attempt to its end: draws, encodes, uploads and commits; or records the failure."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ DISK_GONE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 class AttemptRunner:
-    """What a process does with the attempts that it holds."""
+    """Runs attempts. Keeps the mean time that follows a task's last step, from one task to the next."""
 
     def __init__(self, lazy: LazyEngine, metrics: Metrics) -> None:
         self._lazy, self._metrics = lazy, metrics
         self._tail = TAIL
 
     def develop(self, attempt: Attempt, engine: Engine, began: float, slot: ExitStack) -> None:
-        """To a terminal record, and returns; or to a released one, and raises why.
+        """Returns once the record is terminal. Otherwise releases the task (back to pending) and raises the reason.
 
-        ``began`` (time.perf_counter) is when the attempt did; ``place`` holds the engine's place. Raises LostRace when
-        the task is another's by now, else a retryable fault: Suspended, WorkerBroken, Internal, ServiceFault, TimedOut.
+        ``began``: time.perf_counter at the attempt's start; ``slot`` holds the engine's slot and is closed as soon as
+        the pipeline is done. Raises LostRace if another attempt has taken the task or it was cancelled, else one of
+        the retryable Suspended, WorkerBroken, Internal, ServiceFault and TimedOut.
         """
         try:
             self._complete(attempt, engine, began, slot)
@@ -49,7 +50,7 @@ class AttemptRunner:
         except DarkroomError as fault:
             self._end(attempt, fault)
         except (TypeError, ValueError) as fault:
-            # A stock pipeline's own check of its arguments: no other try would end otherwise.
+            # The stock pipeline's own check of its arguments failed: another try would fail in the same way.
             logger.exception("the pipeline refused", task_id=attempt.record.task_id)
             self._end(attempt, PipelineRefused(f"the pipeline refused the request: {fault}"))
         except Exception as fault:
@@ -63,13 +64,13 @@ class AttemptRunner:
         attempt.budget.tail = self._tail
         image = inputs.bytes_of(attempt.record, attempt.input)
         developed = engine.develop(request, attempt, attempt.saved.load(), image)
-        slot.close()  # encoding and upload need no place: the next task starts meanwhile
+        slot.close()  # encoding and upload need no slot: the next task starts meanwhile
         encoding = time.perf_counter()
         encoded = engine.encode(developed, request)
         uploading = time.perf_counter()
         images = [attempt.upload(index, image) for index, image in enumerate(encoded)]
         ended = time.perf_counter()
-        # Of the last tasks more than of the first ones, which came cold.
+        # A moving average: recent tasks count more than the first ones, which were cold.
         self._tail = (self._tail + developed.decode + ended - encoding) / 2
         cold = self._lazy.take_cold_start()
         timings = _timings(
@@ -85,7 +86,7 @@ class AttemptRunner:
         logger.info("completed", task_id=attempt.record.task_id, seconds=timings.total)
 
     def _end(self, attempt: Attempt, fault: DarkroomError) -> None:
-        """A permanent fault ends the task; a passing one, or one of this worker, gives it back."""
+        """Fails the task for a permanent fault; for a retryable one releases it and raises the fault."""
         if not fault.retryable:
             attempt.fail(fault)
             self._metrics.failed(fault.code)
@@ -99,7 +100,7 @@ class AttemptRunner:
 
 
 def _save(attempt: Attempt) -> None:
-    """Without a checkpoint the task starts anew: slower, and no reason to keep it from others."""
+    """Writes a checkpoint. If that fails the task is released all the same, and its next attempt starts anew."""
     try:
         logger.info("saved", task_id=attempt.record.task_id, bytes=attempt.save())
     except Exception as fault:

@@ -1,4 +1,4 @@
-"""The engine of this process: loaded once, on first use, and reported in ``health/model.json``."""
+"""The engine of this process: loaded once, on first use. The outcome is published in ``health/model.json``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RELOAD_AFTER = 10.0
 
 
 class LazyEngine:
-    """Safe to ask from many threads: the first loads, the others wait for it."""
+    """Thread-safe: the first caller loads the engine, the others wait for it."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class LazyEngine:
             return self._engine
 
     def take_cold_start(self) -> bool:
-        """True for the first task that asks: the one that waited for the load."""
+        """True at the first call and False later: the first task is the one that waited for the load."""
         with self._lock:
             cold, self._cold = self._cold, False
         return cold
@@ -78,7 +78,7 @@ class LazyEngine:
     def _publish(
         self, *, card: dict[str, Any] | None = None, reason: str | None = None, measured: dict[str, Any] | None = None
     ) -> None:
-        """Health is a courtesy to the door: a failure to write it stops no task."""
+        """Writes ``health/model.json``, which the API reads. A failure to write it is logged and stops no task."""
         try:
             self._store.write_health(report(self._settings, self._now(), card=card, reason=reason, measured=measured))
         except ServiceFault as fault:

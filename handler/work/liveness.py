@@ -1,6 +1,6 @@
-"""Whether a worker is alive: ``python -m handler.work.liveness``, the container's health check.
+"""The container's health check, ``python -m handler.work.liveness``: is the worker alive?
 
-The worker touches ``ALIVE_FILE`` at every turn of its loop; this looks how old the touch is, and loads nothing else.
+The worker touches ``ALIVE_FILE`` at every turn of its loop; the check reads the file's age and loads nothing else.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ..errors import SettingsError
 from ..settings import Settings
 
 MOST_SECONDS = 300.0
-"""A poll with all its retries may take three and a half minutes while SQS is away; no worker need die of that."""
+"""An older touch means a dead worker. One poll with all its retries may take 3.5 minutes while SQS is unreachable."""
 
 
 def touch(file: str) -> None:
-    """Nothing where no ``file`` is named. A file that cannot be written is the health check's to report."""
+    """Touches ``file`` if one is named. A failure is ignored here: the health check finds the file too old."""
     if file:
         try:
             Path(file).touch()
@@ -26,7 +26,7 @@ def touch(file: str) -> None:
 
 
 def age(file: str) -> float:
-    """Seconds since the last touch. Raises OSError where there was none."""
+    """Seconds since the last touch. Raises OSError if there is no file."""
     return time.time() - Path(file).stat().st_mtime
 
 

@@ -1,4 +1,4 @@
-"""Long polls: how a worker takes messages, from its queue and from the dead letters'."""
+"""Long-polls SQS for messages, of the task queue and of the dead-letter queue."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from ..care.deadletters import DeadLetters
 
 POLL_SECONDS = 5
-"""A long poll cannot be interrupted: it bounds how long a stop may take."""
+"""Seconds of a long poll. It cannot be interrupted, so this bounds how long a stop takes."""
 PAUSE_AFTER_FAULT = 2.0
 
 
 class Poller:
-    """Takes messages until told to stop; what came too late for that goes back at once. Raises nothing."""
+    """Receives messages until ``stop`` is set; those that arrive after that go back to the queue at once. Never raises.
+
+    ``hidden``: the visibility timeout in seconds, the queue's own if None; ``wait``: seconds of a long poll.
+    """
 
     def __init__(
         self, queue: TaskQueue, stop: threading.Event, *, hidden: float | None = None, wait: int = POLL_SECONDS
@@ -27,7 +30,7 @@ class Poller:
         self._queue, self._stop, self._hidden, self._wait = queue, stop, hidden, wait
 
     def receive(self, most: int) -> list[Message]:
-        """Up to ``most`` messages, after at most the seconds of one poll; none once it is time to stop."""
+        """Up to ``most`` messages, after one long poll at most; none once ``stop`` is set."""
         messages = self._receive(most, self._wait)
         if not self._stop.is_set():
             return messages
@@ -36,7 +39,7 @@ class Poller:
         return []
 
     def receive_now(self, most: int) -> list[Message]:
-        """What there is, without waiting, stopped or not."""
+        """Up to ``most`` messages without waiting, even after ``stop``."""
         return self._receive(most, 0)
 
     def _receive(self, most: int, wait: float) -> list[Message]:
@@ -51,11 +54,11 @@ class Poller:
         try:
             self._queue.change_visibility(message.receipt_handle, 0)
         except ServiceFault as fault:
-            logger.warning("the message comes back at the queue's own time", fault=fault.message)
+            logger.warning("the message comes back when its visibility timeout ends", fault=fault.message)
 
 
 def serve_dead_letters(letters: DeadLetters, queue: TaskQueue) -> None:
-    """From now on, in a thread of its own, writes down what ends in the dead-letter ``queue``."""
+    """Starts a thread that serves the messages of the dead-letter ``queue`` for the life of the process."""
     poller = Poller(queue, threading.Event(), wait=LONG_POLL)
 
     def serve() -> None:

@@ -1,7 +1,8 @@
 """The queue-triggered handler: from a message to images in S3 and a record that says ``completed``.
 
-A message ends in one of three ways: consumed (its task is terminal, or another message carries it), back in the queue
-after a delay (somebody else holds the task, or a passing fault), or, when this process dies, back by itself.
+A message ends in one of three ways: deleted (its task is terminal, or another message stands for it); returned to the
+queue with a delay (another attempt holds the task, or a retryable fault); or, if this process dies, visible again when
+its visibility timeout ends.
 """
 
 from __future__ import annotations
@@ -52,16 +53,16 @@ if TYPE_CHECKING:
 
 MOST_TASKS = 64
 FIRST_DELAY, LONGEST_DELAY = 5, 900
-"""Seconds after which a message comes back after a passing fault, doubled at each time."""
+"""Seconds of delay after a retryable fault: doubled with each fault of the task, up to the second."""
 
 
 class Returned(Exception):
-    """The message goes back to the queue; when it will be seen again is already set."""
+    """The message stays in the queue; its visibility timeout is already set."""
 
 
 @dataclass
 class _Delivery:
-    """A message as it came this time. ``tries`` counts the faults that its task has met, this one included."""
+    """One receipt of a message. ``tries``: faults of its task so far, counting the one that may come now."""
 
     message: Message
     deadline: float
@@ -69,7 +70,7 @@ class _Delivery:
 
 
 class Generate:
-    """Serves the messages of one warm process."""
+    """Serves SQS messages; one instance per process, kept between Lambda invocations."""
 
     def __init__(
         self,
@@ -91,35 +92,35 @@ class Generate:
         self._lazy = LazyEngine(settings, store, load, now)
         self._runner = AttemptRunner(self._lazy, Metrics(settings))
         self._tracer = Tracer(settings, now)
-        # Kept from one event to the next: OpenMP keeps memory for every thread that there ever was.
+        # Kept from one event to the next: OpenMP never frees the memory of a thread that has ended.
         self.threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
         self._log_prompts = settings.log_prompts
         self._stopping = False
         self.broken: WorkerBroken | None = None
         self.on_broken: Callable[[], None] = self.suspend
-        """Called once when the device or the disk has gone; the process has to end, for its host to start another."""
+        """Called once when the device or the disk has failed. The process must then end; its host starts another."""
 
     def engine(self) -> Engine:
         """The engine, loaded by the first caller. Raises ModelUnavailable."""
         return self._lazy.engine()
 
     def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
-        """Serves an SQS event's messages side by side. Answers which of them go back (``batchItemFailures``)."""
+        """Serves the messages of a Lambda SQS event in parallel. Returns those to retry as ``batchItemFailures``."""
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 if context else float("inf")
         messages = messages_of(event)
         served = [self.threads.submit(self.serve, message, deadline) for message in messages]
         return partial_response(messages, [one.result() for one in served])
 
     def suspend(self, finish_within: float = 0.0) -> None:
-        """The host is about to go. Tasks that will be done within so many seconds are finished, the others saved and
-        put back into the queue between two steps.
+        """Stops work before the host goes: tasks that will be done within ``finish_within`` seconds are finished, the
+        others are checkpointed and requeued before their next step.
         """
         self._stopping = True
         self._heartbeat.suspend(time.monotonic() + finish_within)
 
     def release_all(self) -> None:
-        """What is still running is saved as far as it is and given back, in the middle of a step. Then the process
-        has to end: its pipelines cannot be stopped.
+        """Checkpoints and releases all running tasks at once, in the middle of a step. The process must end after
+        that, because the pipelines' threads cannot be stopped.
         """
         self._stopping = True
         self._heartbeat.release_all()
@@ -127,9 +128,8 @@ class Generate:
     def serve(self, message: Message, deadline: float = float("inf")) -> bool:
         """Serves one message in this thread, until ``deadline`` (time.monotonic) at most.
 
-        True: its task has ended, or another message carries it, so this one can be deleted. False: it stays in the
-        queue, hidden for as long as is right. Every line that is logged meanwhile names the message, its trace, its
-        tenant and the claimed task.
+        True: the message can be deleted, because its task has ended or another message stands for it. False: it stays
+        in the queue, its visibility timeout set. Log lines carry the message, its trace, its tenant and its task.
         """
         logger.thread_safe_append_keys(message_id=message.message_id, trace_id=message.trace, tenant=message.tenant)
         try:
@@ -141,7 +141,7 @@ class Generate:
         return True
 
     def _serve(self, message: Message, deadline: float) -> None:
-        # Until the record tells: received as often as this, though some of it was waiting for somebody else.
+        # Until the record is read: the receive count, which also counts receipts while another attempt held the task.
         delivery = _Delivery(message, deadline, int(message.attributes.get("ApproximateReceiveCount", 1)))
         try:
             engine = self.engine()
@@ -173,14 +173,14 @@ class Generate:
         self._return(delivery, ServiceFault("the record keeps moving"))
 
     def _once(self, delivery: _Delivery, engine: Engine) -> None:
-        """One reading of the message, to a terminal record or a task put back. Raises LostRace, Held, and retryable
-        faults.
+        """One try: to a terminal record, or to a suspended task with a new message. Raises LostRace, Held and
+        retryable faults.
         """
         message = delivery.message
-        nobody = tenant_fault(message)
-        if nobody is not None:
-            # Under its own name, and nobody's: the only place that is surely not another's task.
-            return self._claims.reject(message.message_id, nobody, None, None)
+        invalid = tenant_fault(message)
+        if invalid is not None:
+            # Recorded under the message's own id and without a tenant: that cannot be anybody else's task.
+            return self._claims.reject(message.message_id, invalid, None, None)
         parsed = parse(message.body, engine.card)
         task_id = parsed.task_id or message.message_id
         try:
@@ -196,8 +196,8 @@ class Generate:
                 with self._tracer.attempt(attempt, message.trace), self._heartbeat.watching(attempt):
                     self._runner.develop(attempt, engine, began, slot)
         except Suspended as fault:
-            # A message of its own, not this one given back: a task that outlasts many hosts must not look like poison.
-            # A crash before the send leaves this message; one after it makes two, and one claim.
+            # A new message rather than this one returned, so that a task which is suspended often does not reach the
+            # dead-letter queue. A crash before the send leaves this message; one after it two, of which one claims.
             self._queue.send(request.message(task_id), trace=message.trace, tenant=message.tenant)
             logger.info("suspended", task_id=task_id, reason=fault.message)
         except InvalidRequest as fault:
@@ -215,34 +215,34 @@ class Generate:
         logger.info("a duplicate", message_id=message.message_id, held_by=held.message_id)
 
     def _broke(self, fault: WorkerBroken) -> None:
-        """Nothing more is taken: what the next tasks would meet here, they would meet for nothing."""
+        """Takes no more messages: their tasks would fail here as well."""
         if self.broken is None:
             self.broken = fault
             logger.critical("this worker is broken", fault=fault.message)
             self.on_broken()
 
     def _return(self, delivery: _Delivery, fault: DarkroomError, after: float | None = None) -> NoReturn:
-        """Gives the message back, after longer at each time unless ``after`` (seconds) is known."""
+        """Returns the message to the queue for ``after`` seconds; if None, for an exponential backoff with jitter."""
         message = delivery.message
         longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(delivery.tries - 1, 10))
-        # From half of it to all of it: messages that met the same fault together do not come back together.
+        # Jitter, from half of it to all of it: messages that failed together do not come back together.
         delay = longest * (0.5 + 0.5 * self._chance()) if after is None else after
         cause = str(fault.__cause__) if fault.__cause__ else None
         logger.info("back to the queue", message_id=message.message_id, fault=fault.message, cause=cause, seconds=delay)
         try:
             self._queue.change_visibility(message.receipt_handle, delay)
         except ServiceFault as hidden:
-            logger.warning("the message comes back at the queue's own time", fault=hidden.message)
+            logger.warning("the message comes back when its visibility timeout ends", fault=hidden.message)
         raise Returned(fault.message) from fault
 
 
 def build(settings: Settings) -> Generate:
-    """The handler with its real surroundings; the engine's modules are imported when the pipeline is first needed."""
+    """The handler on real S3 and SQS. The engine's modules are imported when the pipeline is first needed."""
     return Generate(settings, TaskStore(settings), TaskQueue(settings), load_engine)
 
 
 def load_engine(settings: Settings) -> Engine:
-    """Loads the pipeline. Raises ModelUnavailable."""
+    """Loads the pipeline and warms it up. Raises ModelUnavailable."""
     from ..engine.starting import start
 
     return start(settings, fetch_model)
