@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from handler.api.results import Status
 from handler.api.submission import Submit
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
 os.environ.update(CREDENTIALS)
+# botocore parses megabytes of JSON anew for every client, which took most of the suite's time: each file once.
+LOADED = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
+JSONFileLoader.load_file = lambda _, file_path: LOADED(file_path)  # type: ignore[method-assign]
 # A shell that starts a suite in the background has it ignore SIGINT, and every process that the suite starts, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
