@@ -33,7 +33,7 @@ for name in [name for name in os.environ if name.startswith("AWS_")]:
 os.environ.update(CREDENTIALS)
 # botocore parses megabytes of JSON anew for every client, which took most of the suite's time: each file once.
 LOADED = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
-JSONFileLoader.load_file = lambda _, file_path: LOADED(file_path)  # type: ignore[method-assign]
+JSONFileLoader.load_file = lambda _, file_path: LOADED(file_path)  # type: ignore[assignment, method-assign]
 # A shell that starts a suite in the background has it ignore SIGINT, and every process that the suite starts, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
