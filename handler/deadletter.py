@@ -1,4 +1,4 @@
-"""The Lambda handler for the dead-letter queue: writes down what the queue has given up on."""
+"""The Lambda handler for the dead-letter queue: marks the tasks of its messages as failed."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ app = warm(build)
 
 
 def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Serves an SQS event; answers which of its messages stay (``batchItemFailures``)."""
+    """Serves an SQS event. Returns the messages to keep as ``batchItemFailures``."""
     return app().handle(event, context)

@@ -1,4 +1,4 @@
-"""The Lambda handler for a schedule: finds stuck tasks and what was left lying, and mends it."""
+"""The Lambda handler for a schedule: finds and repairs stuck tasks, and deletes orphaned images and checkpoints."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ app = warm(build)
 
 
 def handle(_event: dict[str, Any], _context: Any) -> dict[str, Any]:
-    """Answers how many findings there were, and how many were mended."""
+    """Returns how many findings there were, and how many were repaired."""
     findings = app().examine(fix=True)
     return {"found": len(findings), "mended": sum(finding.mended for finding in findings)}

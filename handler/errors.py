@@ -1,4 +1,4 @@
-"""Every fault that Darkroom names, in one tree.
+"""All of Darkroom's exceptions, in one tree.
 
 ::
 
@@ -63,20 +63,20 @@ CODES: tuple[str, ...] = get_args(Code)
 
 @dataclass(frozen=True)
 class FieldError:
-    """One thing that is wrong with a request: ``field`` is the JSON path, ``body`` for the whole."""
+    """One thing that is wrong with a request. ``field``: its JSON path, a header's name, or ``body`` for all of it."""
 
     field: str
     message: str
 
 
 class DarkroomError(Exception):
-    """Base of all. ``message`` is written for the caller and holds no secret and no S3 key."""
+    """Base of all. ``message`` is shown to callers, so it contains no secret and no S3 key."""
 
     code: ClassVar[Code] = "INTERNAL"
     retryable: ClassVar[bool] = False
     http_status: ClassVar[int] = 500
     retry_after: int | None = None
-    """Seconds after which the same call may go better, for the header ``Retry-After``."""
+    """Seconds after which the same call may succeed, for the header ``Retry-After``."""
 
     def __init__(self, message: str, details: Iterable[FieldError] = ()) -> None:
         super().__init__(message)
@@ -84,13 +84,13 @@ class DarkroomError(Exception):
         self.details = tuple(details)
 
     def envelope(self) -> dict[str, object]:
-        """The one shape in which errors leave over HTTP."""
+        """The JSON body of every HTTP error response."""
         details = [{"field": fault.field, "message": fault.message} for fault in self.details]
         return {"error": {"code": self.code, "message": self.message, "details": details}}
 
 
 class InvalidRequest(DarkroomError):
-    """``details`` holds every fault of the request, not the first."""
+    """``details`` lists every fault of the request, not just the first."""
 
     code: ClassVar[Code] = "INVALID_REQUEST"
     http_status: ClassVar[int] = 422
@@ -101,7 +101,7 @@ class InvalidRequest(DarkroomError):
 
 
 class MethodNotAllowed(InvalidRequest):
-    """``allow`` holds the methods that the path takes."""
+    """``allow``: the methods that the path supports."""
 
     http_status: ClassVar[int] = 405
 
@@ -111,19 +111,21 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class TooLarge(InvalidRequest):
-    """The body has more bytes than any valid request."""
+    """The body is larger than is accepted."""
 
     http_status: ClassVar[int] = 413
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The body says that it is something else than JSON."""
+    """The Content-Type is not JSON."""
 
     http_status: ClassVar[int] = 415
 
 
 class Unidentified(DarkroomError):
-    """As API Gateway answers where a key or a signature is missing; for where it was not told to ask for one."""
+    """With tenants on, the request has no identity: API Gateway was not configured to require a key, signature or
+    token.
+    """
 
     code: ClassVar[Code] = "INVALID_REQUEST"
     http_status: ClassVar[int] = 403
@@ -140,7 +142,7 @@ class Conflict(DarkroomError):
 
 
 class QuotaExceeded(DarkroomError):
-    """``message`` says what is left; ``renews_in``: seconds until there is more."""
+    """``message`` says what is left of the budget; ``renews_in``: seconds until it is renewed."""
 
     code: ClassVar[Code] = "QUOTA_EXCEEDED"
     http_status: ClassVar[int] = 429
@@ -155,7 +157,7 @@ class ModelUnavailable(DarkroomError):
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
     retry_after = 30
-    """As long as the door believes what it has read of the model's health."""
+    """Seconds: how long the API caches the model's health."""
 
 
 class OutOfMemory(DarkroomError):
@@ -179,7 +181,7 @@ class TimedOut(DarkroomError):
 
 
 class StillRunning(DarkroomError):
-    """Raised by the client. ``result`` is the task as it was last seen, None where it never was."""
+    """Raised by the client after its timeout. ``result``: the task as last seen, None if it never was."""
 
     code: ClassVar[Code] = "TIMED_OUT"
     retryable: ClassVar[bool] = True
@@ -199,11 +201,11 @@ class Internal(DarkroomError):
 
 
 class PipelineRefused(DarkroomError):
-    """The stock pipeline raised a TypeError or ValueError: no other try would end otherwise."""
+    """The stock pipeline raised a TypeError or ValueError: another try would fail in the same way."""
 
 
 class ServiceFault(DarkroomError):
-    """S3 or SQS did not do what was asked, and the outcome of a write may be unknown."""
+    """S3 or SQS failed or did not answer. A write may have been done all the same."""
 
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
@@ -211,24 +213,26 @@ class ServiceFault(DarkroomError):
 
 
 class Suspended(DarkroomError):
-    """Raised between two steps of a task whose worker is about to go; its checkpoint goes with it."""
+    """Raised between two steps of a task whose worker must stop. The next attempt continues from the checkpoint."""
 
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
 
 
 class WorkerBroken(DarkroomError):
-    """Nothing that this process tries will work any more. Its tasks go on elsewhere, and it exits with 1."""
+    """The process can no longer work (device lost, disk full). Its tasks go on elsewhere, and it exits with 1."""
 
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
 
 
 class SettingsError(DarkroomError):
-    """Names the environment variable and its limits."""
+    """A setting is missing or invalid; ``message`` names the environment variable and its limits."""
 
 
 class Refused(DarkroomError):
+    """The record does not allow this move."""
+
     code: ClassVar[Code] = "CONFLICT"
     http_status: ClassVar[int] = 409
 
@@ -238,7 +242,7 @@ class Finished(Refused):
 
 
 class Held(Refused):
-    """Another attempt works on the task until ``until``, unless it renews its lease. ``message_id``: its message."""
+    """Another attempt's lease lasts until ``until``, longer if it is renewed. ``message_id``: that attempt's message."""
 
     def __init__(self, until: datetime, message_id: str | None = None) -> None:
         super().__init__(f"another attempt holds the task until {until.isoformat()}")
@@ -246,4 +250,4 @@ class Held(Refused):
 
 
 class LostRace(Refused):
-    """The record changed since it was read (S3 answered 412)."""
+    """Somebody else changed the record since it was read (S3 answered 412), or it is no longer this attempt's."""

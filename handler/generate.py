@@ -1,4 +1,4 @@
-"""The Lambda handler for the queue: from messages to pictures in S3."""
+"""The Lambda handler for the task queue: draws the pictures and writes them to S3."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ app = warm(build)
 
 
 def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Serves an SQS event; answers which of its messages go back (``batchItemFailures``).
+    """Serves an SQS event. Returns the messages to retry as ``batchItemFailures``.
 
     The pipeline is loaded once per warm process, on first use.
     """
     response = app().handle(event, context)
     if app().broken is not None:
-        # Lambda starts a fresh environment. The messages come back: to terminal records, or to tasks given back.
+        # Lambda starts a new environment and delivers the messages again: to terminal records, or to released tasks.
         sys.exit(1)
     return response

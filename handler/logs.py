@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on stderr, so that a command's output stays its own."""
+"""The log: one JSON object per line on stderr, so that stdout is free for a command's output."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ logger = Logger(service="darkroom", stream=sys.stderr)
 
 
 def configured(settings: Settings | None = None) -> Settings:
-    """The settings, read from the environment unless given, with the log at their level."""
+    """Sets the log's level from the settings, which are read from the environment unless given; returns them."""
     settings = settings or Settings.load()
     logger.setLevel(settings.log_level)
     return settings
 
 
 def warm(build: Callable[[Settings], T]) -> _lru_cache_wrapper[T]:
-    """What a Lambda handler keeps from one invocation to the next: built by the first one that needs it."""
+    """A function that builds its result at the first call and returns the same one later: what a warm Lambda keeps."""
 
     @cache
     def built() -> T:

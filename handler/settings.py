@@ -1,7 +1,7 @@
-"""The settings: one frozen object, read once from an environment that is passed in.
+"""The settings: one immutable object, read once from environment variables.
 
-A plain dataclass on purpose: the status handler reads it at every cold start, and importing pydantic-settings
-alone would take most of its budget of 200 ms.
+A plain dataclass on purpose: the status handler imports it at every cold start, and pydantic-settings alone would take
+most of its 200 ms.
 """
 
 from __future__ import annotations
@@ -143,11 +143,11 @@ class Settings:
     )
 
     shared_credentials: bool = False
-    """Not a variable: whether credentials have to come from a profile or the files in ``~/.aws``."""
+    """Not a variable: whether credentials come from a profile or from the files in ``~/.aws``."""
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Reads ``environ``, the process's own if None. Raises SettingsError that names every bad variable."""
+        """Reads ``environ``, by default the process's own. Raises SettingsError, which names every invalid variable."""
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         faults: list[str] = []
@@ -169,7 +169,7 @@ class Settings:
         return cls(**values, shared_credentials=_shared_credentials(environ))
 
     def require(self, *names: str) -> Settings:
-        """Raises SettingsError when one of the fields ``names`` is empty; else returns these settings."""
+        """Returns these settings. Raises SettingsError if one of the fields ``names`` is empty."""
         missing = [name.upper() for name in names if not getattr(self, name)]
         if missing:
             raise SettingsError(f"unset: {', '.join(missing)}")
@@ -185,12 +185,12 @@ class Settings:
 
 
 def variables() -> list[Field[Any]]:
-    """The fields that are read from the environment, with ``text``, ``least``, ``most``, ``one_of`` as metadata."""
+    """The fields that are environment variables, with ``text``, ``least``, ``most`` and ``one_of`` as metadata."""
     return [spec for spec in fields(Settings) if "text" in spec.metadata]
 
 
 def _shared_credentials(environ: Mapping[str, str]) -> bool:
-    """AWS's order of precedence: a profile that is named, else keys and roles of the host, else the shared files."""
+    """Whether AWS's precedence picks the shared files: a named profile, else the host's keys or role, else the files."""
     if environ.get("AWS_PROFILE"):
         return True
     if any(environ.get(name) for name in HOST_CREDENTIALS):
@@ -219,23 +219,23 @@ def _parse(text: str, kind: type, limits: Mapping[str, Any]) -> object:
 
 
 def use(**environ: str) -> Settings:
-    """Puts variables into this process's environment, where the AWS clients look as well, and reads the settings."""
+    """Sets environment variables of this process, which the AWS clients read as well, and reads the settings."""
     os.environ.update(environ)
     return Settings.load()
 
 
 def provide(**environ: str) -> None:
-    """Sets variables of the libraries that the engine uses, unless the operator has set them."""
+    """Sets environment variables for libraries, unless they are set already."""
     for name, value in environ.items():
         os.environ.setdefault(name, value)
 
 
 def invocation_trace() -> str | None:
-    """The tracing header of the Lambda invocation that is being served; its runtime sets another one for each."""
+    """The X-Ray tracing header of the current Lambda invocation, which the runtime sets anew for each."""
     return os.environ.get("_X_AMZN_TRACE_ID")
 
 
 def terminal_variables() -> Mapping[str, str]:
-    """What a terminal says of itself."""
+    """The environment variables by which terminals identify themselves."""
     names = ("TERM", "TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID")
     return {name: os.environ[name] for name in names if name in os.environ}

@@ -1,4 +1,4 @@
-"""The Lambda handler for what callers read: results, the model, health, the page and the API's description."""
+"""The Lambda handler for the API's reads: results, the model, health, the page and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ app = warm(build)
 
 
 def handle(event: Event, context: Any) -> LambdaResponse:
-    """Answers an event of API Gateway, in either payload format."""
+    """Serves an API Gateway event, in either payload format."""
     return app().handle(event, context)

@@ -1,4 +1,4 @@
-"""The Lambda handler for what callers ask and change: ``POST /generate``, its retries, uploads and cancellations."""
+"""The Lambda handler for the API's writes: ``POST /generate``, its retries, uploads and cancellations."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ app = warm(build)
 
 
 def handle(event: Event, context: Any) -> LambdaResponse:
-    """Answers an event of API Gateway, in either payload format."""
+    """Serves an API Gateway event, in either payload format."""
     return app().handle(event, context)

@@ -1,7 +1,7 @@
-"""The worker: long-polls the queue and serves its messages as the Lambda handler does.
+"""The worker: long-polls the queue and serves its messages as the Lambda handler does, in a container or on a laptop.
 
-It is the GPU container and the laptop. It exits 0 when told to stop, 1 when the model cannot be loaded or the device
-or the disk has gone: its host then starts another, and no message was lost.
+Exit status: 0 after a stop; 1 if the model cannot be loaded, or the device or the disk has failed. Its host then starts
+another worker; no message is lost.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from .work.serving import Generate
 
 MOST_MESSAGES = 10
-"""What SQS gives at a time."""
+"""The most messages that SQS returns per request."""
 FINISH_WITHIN = 5.0
-"""Seconds. A task that will be done by then is finished when the worker stops: saving and resuming it costs more."""
+"""Seconds. When the worker stops, a task that will be done by then is finished: resuming it would cost more."""
 LAST_SECONDS = 5.0
-"""Of the grace: what still runs then is saved and given back in the middle of a step."""
+"""The last seconds of the grace period: what still runs then is checkpointed and released in the middle of a step."""
 
 
 class Worker:
-    """One process, one engine, as many messages at a time as the engine has places."""
+    """One process with one engine. Serves as many messages at a time as the engine has slots."""
 
     def __init__(
         self, app: Generate, queue: TaskQueue, settings: Settings, *, poll_seconds: int = POLL_SECONDS
@@ -43,7 +43,7 @@ class Worker:
         self._app, self._queue, self._grace = app, queue, settings.shutdown_grace
         self._alive_file = settings.alive_file
         self._stop = threading.Event()
-        # Hidden for no longer than a lease at a time: when this process is killed, both end together.
+        # The visibility timeout is as long as a lease: if this process is killed, both end together.
         self._poller = Poller(queue, self._stop, hidden=settings.lease, wait=poll_seconds)
         self._free = threading.Condition()
         self._running = 0
@@ -56,21 +56,21 @@ class Worker:
 
     @property
     def failed(self) -> bool:
-        """Whether the worker ended, or is ending, because of itself: no model, no device, no disk."""
+        """Whether the worker ends because of a failure of its own: of the model, the device or the disk."""
         return self._failed.is_set() or self._app.broken is not None
 
     @property
     def busy(self) -> bool:
-        """Whether something is left that only the end of the process stops: a load, or pipelines given up on."""
+        """Whether the model is loading or messages are being served."""
         return self._loading.is_alive() or self._running > 0
 
     def wait_failed(self) -> None:
-        """Returns when the model could not be loaded; never otherwise."""
+        """Blocks until the model could not be loaded; for ever if it could."""
         self._failed.wait()
 
     def stop(self, *, suspend: bool = False) -> None:
-        """Takes no further messages. What is running is finished; or, to ``suspend``, saved and put back unless it is
-        almost done.
+        """Takes no further messages. Running tasks are finished; with ``suspend`` they are checkpointed and requeued,
+        unless they are almost done.
         """
         self._stop.set()
         if suspend:
@@ -85,7 +85,7 @@ class Worker:
     def run(self) -> int:
         """Loads the model, then serves until stopped. Returns the exit status.
 
-        No message is taken while it loads: nothing would keep it from others, and it would count as received.
+        No message is received while the model loads: it would become visible again and count as one more receipt.
         """
         self._loading.start()
         while free := self._wait_for_slot():
@@ -99,11 +99,11 @@ class Worker:
                 self._alarm.cancel()
         if self._failed.is_set():
             for message in self._poller.receive_now(MOST_MESSAGES):
-                self._serve(message)  # without a model: recorded as pending, and back
+                self._serve(message)  # without a model: recorded as pending, and returned to the queue
         return int(self.failed)
 
     def _release_all(self) -> None:
-        """The grace is almost over: what still runs is saved as far as it is, given back, and left alone."""
+        """Runs when the grace period is almost over: checkpoints and releases what still runs, and no longer waits."""
         self._app.release_all()
         with self._free:
             self._released_all = True
@@ -121,7 +121,7 @@ class Worker:
         return None
 
     def _wait_for_slot(self) -> int:
-        """The number of free places, once there is one; 0 when it is time to stop. Shows that it is alive meanwhile."""
+        """Waits for a free slot and returns how many there are; 0 once stopped. Touches ``ALIVE_FILE`` meanwhile."""
         with self._free:
             liveness.touch(self._alive_file)
             while not self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity, POLL_SECONDS):
@@ -131,7 +131,8 @@ class Worker:
     def _serve(self, message: Message) -> None:
         try:
             if self._app.serve(message):
-                # A crash before the delete brings the message back to a terminal record: nothing runs again.
+                # After a crash before the delete the message is delivered again, to a terminal record: nothing is
+                # rerun.
                 self._queue.delete(message.receipt_handle)
         except ServiceFault as fault:
             logger.warning("the message was not deleted and comes back", fault=fault.message)
@@ -149,7 +150,7 @@ def main(settings: Settings | None = None) -> int:
     worker = Worker(serving.build(settings), TaskQueue(settings), settings)
 
     def on_signal(*_: object) -> None:
-        # Not from here: a handler interrupts the main thread, which may hold the lock that stop() needs.
+        # In a thread: a signal handler interrupts the main thread, which may hold the lock that stop() needs.
         threading.Thread(target=worker.stop, kwargs={"suspend": True}, name="stop").start()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, signal.SIG_DFL)  # a second one ends the process at once
@@ -166,7 +167,7 @@ def main(settings: Settings | None = None) -> int:
     notices.stop()
     protection.stop()
     if worker.busy:
-        # Neither the import of torch nor a pipeline in the middle of a step can be interrupted; nothing is held by now.
+        # Neither the import of torch nor a pipeline in the middle of a step can be interrupted. All tasks are released.
         sys.stderr.flush()
         os._exit(status)
     return status

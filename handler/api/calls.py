@@ -1,4 +1,4 @@
-"""What a submission's call says beside its request, and what its caller is told."""
+"""What a submission's HTTP call holds beside the request (headers, media type), and the reply to it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from ..contract.record import Record
 
 TRACE = r"(Self=[^;]{1,64};)?Root=1-[0-9a-f]{8}-[0-9a-f]{24}(;[A-Za-z]{1,16}=[0-9A-Za-z:|]{1,64}){0,4}"
-"""An X-Ray tracing header. Another one SQS would refuse, and with it the message."""
+"""The X-Ray tracing headers that SQS accepts; it would reject a message with any other."""
 JSON_TYPE = r"(?i)\s*(application/([\w.-]+\+)?json|application/x-www-form-urlencoded)\s*(;.*)?"
-"""What a body may say it is. The last is what curl and urllib say when nobody told them, which tells nothing."""
+"""Accepted content types. The form type is accepted because curl and urllib send it by default."""
 
 
 def json_body(call: Call) -> bytes:
@@ -31,10 +31,10 @@ def json_body(call: Call) -> bytes:
 
 
 def task_reply(call: Call, record: Record, status: int = 202) -> Reply:
-    """What became of a task, and where to ask for it."""
+    """A TaskResponse: the task's status, and the URLs to poll and to cancel it."""
     at = f"{call.base}/results/{record.task_id}"
     ask = "" if record.status == "cancelled" else f"; ask for it at /results/{record.task_id}"
-    told = {
+    body = {
         "task_id": record.task_id,
         "status": record.status,
         "message": f"task {record.task_id} is {record.status}{ask}",
@@ -42,16 +42,20 @@ def task_reply(call: Call, record: Record, status: int = 202) -> Reply:
         "result_url": f"{at}?wait=20",
         "cancel_url": at,
     }
-    return json_reply(status, told, {"Location": at} if status == 202 else None)
+    return json_reply(status, body, {"Location": at} if status == 202 else None)
 
 
 def trace_header(call: Call) -> str | None:
+    """The call's X-Ray tracing header; None if it has none that SQS accepts."""
     trace = call.headers.get("X-Amzn-Trace-Id", "")
     return trace if fullmatch(TRACE, trace) else None
 
 
 def task_id_of(request: GenerationRequest, key: str | None) -> str | None:
-    """The name that the caller gave the task, in the body or as ``Idempotency-Key``."""
+    """The task_id that the caller chose, in the body or as ``Idempotency-Key`` (``key``); None if it chose none.
+
+    Raises InvalidRequest if the key is malformed or differs from the body's task_id.
+    """
     if key is None:
         return request.task_id
     if not fullmatch(TASK_ID, key):

@@ -1,4 +1,4 @@
-"""``GET /docs``: the API to read and to try, by Powertools' own copy of Swagger UI. Nothing comes from elsewhere."""
+"""``GET /docs``: Swagger UI for this API, from the copy that Powertools ships; it loads nothing from other servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aws_lambda_powertools.event_handler.openapi import swagger_ui
 from ..contract.openapi import document
 
 CONTENT_SECURITY_POLICY = {
-    # Everything is in the page; what it calls is this API.
+    # Scripts and styles are inline, and it calls only this API.
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -22,7 +22,7 @@ CONTENT_SECURITY_POLICY = {
 def page(base: str, card: dict[str, Any] | None = None) -> str:
     """The HTML, 1.7 MB with scripts and styles. ``base``, ``card``: see :func:`handler.contract.openapi.document`."""
     script, style = _assets()
-    spec = json.dumps(document(base, card)).replace("</", "<\\/")  # or a description could end the script
+    spec = json.dumps(document(base, card)).replace("</", "<\\/")  # else a description could end the script element
     html = swagger_ui.generate_swagger_html(spec, script, style, "", None)
     return html.replace("<title>Swagger UI</title>", "<title>Darkroom: the API</title>")
 

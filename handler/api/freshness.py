@@ -1,4 +1,4 @@
-"""Asking again for little: ETags, and how long to wait before the next question."""
+"""Cheap polling: ETags and conditional requests, ``Retry-After``, and long polls."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from ..aws.s3 import Stored
 
 DEFAULT_RETRY_AFTER, MOST_RETRY_AFTER = 2, 5
-"""Seconds: where nobody knows how long a task will take, and the most: an ETA made from the first steps is often
-far too long, previews change meanwhile, and a task may be cancelled before its time."""
+"""Seconds of ``Retry-After`` for a task without an ETA, and the most for any: an ETA from the first steps is often far
+too long, previews change meanwhile, and a task may be cancelled."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 1.0
-"""Seconds between two reads of a long poll: a 20 s wait costs some 25 GETs, the hundredth part of a cent for 1,000."""
+"""Seconds between two reads of S3 in a long poll, the first and the longest; 20 s cost about 25 GETs."""
 
 
 def etag(stored: Stored, record: dict[str, Any], *, inline: bool, now: datetime, url_lifetime: int) -> str:
-    """Changes with the record, with what was asked for, and, where the answer holds URLs, with every half of their
-    lifetime: what a 304 stands for is good for the other half. Weak, for each signature is another.
+    """The ETag of a result. It changes with the record and with ``inline``; if the result has presigned URLs also after
+    every half of their lifetime, so that at a 304 the URLs the caller has are valid for at least the other half.
+
+    Weak, because every presigned URL has another signature.
     """
     has_urls = bool(record["images"] or record.get("preview"))
     half = math.floor(now.timestamp() / (url_lifetime / 2)) if has_urls else 0
@@ -35,7 +37,7 @@ def etag(stored: Stored, record: dict[str, Any], *, inline: bool, now: datetime,
 
 
 def matches(header: str | None, tag: str) -> bool:
-    """Whether an ``If-None-Match`` names the tag; weak comparison, as it has to be."""
+    """Whether an ``If-None-Match`` header matches the ETag, by weak comparison (RFC 9110, 13.1.2)."""
     if header is None:
         return False
     named = {one.strip().removeprefix("W/") for one in header.split(",")}
@@ -43,7 +45,7 @@ def matches(header: str | None, tag: str) -> bool:
 
 
 def retry_after(record: dict[str, Any]) -> dict[str, str]:
-    """The header that tells when to ask again; none once there is nothing more to come."""
+    """The ``Retry-After`` header from the task's ETA; no header for a terminal task."""
     if record["status"] in TERMINAL:
         return {}
     eta = (record["progress"] or {}).get("eta_seconds")
@@ -52,7 +54,7 @@ def retry_after(record: dict[str, Any]) -> dict[str, str]:
 
 
 def seconds_to_wait(text: str | None) -> int:
-    """Of ``?wait=``; 0 without one. Raises InvalidRequest."""
+    """The value of ``?wait=``; 0 without one. Raises InvalidRequest."""
     if text is None:
         return 0
     if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= MAX_WAIT:
@@ -61,7 +63,7 @@ def seconds_to_wait(text: str | None) -> int:
 
 
 def poll_intervals() -> Iterator[float]:
-    """Seconds between the reads of a long poll: a task that is done at once is seen at once."""
+    """Seconds between the reads of a long poll: short ones first, so that a quick task is reported quickly."""
     pause = FIRST_PAUSE
     while True:
         yield pause

@@ -1,4 +1,4 @@
-"""What the light handlers know of the model: ``health/model.json``, else the card baked in next to the weights."""
+"""What the API knows of the model: ``health/model.json``, else the model card that is baked into the image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 READ_EVERY = timedelta(seconds=30)
 BELIEVE_FAILURE = timedelta(minutes=5)
-"""How long a failed load shuts the door. For ever would be for ever: with no task queued no worker is started, and
-with no worker started nobody finds out that the model loads again."""
+"""How long requests are refused after a failed load. Without a limit they would be refused for ever: without queued
+tasks no worker starts, and without a worker nothing shows that the model loads again."""
 
 
 class ModelHealth:
-    """Reads at most every 30 s; plain JSON, so that the status handler needs no pydantic."""
+    """The model's health, read from S3 at most every 30 s. Plain JSON, so that the status handler needs no pydantic."""
 
     def __init__(self, store: TaskStore, settings: Settings, now: Callable[[], datetime]) -> None:
         self._store, self._settings, self._now = store, settings, now
@@ -29,6 +29,7 @@ class ModelHealth:
         self._health: Health | None = None
 
     def current(self) -> Health:
+        """The health as last read. Never raises: while S3 fails, requests are accepted."""
         now = self._now()
         if self._health is None or self._read_at is None or now - self._read_at >= READ_EVERY:
             self._health, self._read_at = self._read(now), now
@@ -38,7 +39,7 @@ class ModelHealth:
         try:
             found = self._store.read_health()
         except ServiceFault:
-            found = None  # the door stays open: what S3 cannot say now, the submission itself will find out
+            found = None  # requests are accepted: if S3 still fails, so will the submission itself
         if found is None or found["model_id"] != self._settings.model_name:
             reason = "no worker has loaded this model yet; requests are taken and wait for one"
             return self._unknown(reason)

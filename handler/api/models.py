@@ -1,4 +1,4 @@
-"""``GET /models``: what can be asked of the model, in the shape of a form's fields."""
+"""``GET /models``: the request fields that the model takes, with types, limits and defaults, as a form needs them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 NOT_THE_MODELS = ("task_id", "tags")
-"""Request fields that say nothing of the picture."""
+"""Request fields that do not affect the picture."""
 
 
 def models(health: Health, settings: Settings) -> dict[str, Any]:
-    """A ModelsResponse as JSON data; one model, for a deployment has one."""
+    """A ModelsResponse as JSON data, of the deployment's one model."""
     card = ModelCard.model_validate(health["model"]) if health["model"] else None
     status = "unknown" if health["model_status"] == "available" and health["reason"] else health["model_status"]
     about = (
@@ -32,8 +32,8 @@ def models(health: Health, settings: Settings) -> dict[str, Any]:
 
 
 def parameters(card: ModelCard | None) -> list[Parameter]:
-    """The fields of a request that this model takes, each with the limits of contract and card together; without a
-    card those of the contract alone.
+    """The request fields that this model takes, each with the tighter of the contract's and the card's limits; without
+    a card all fields with the contract's limits.
     """
     schema = GenerationRequest.model_json_schema()
     taken = [

@@ -1,4 +1,4 @@
-"""``GET /`` and ``GET /page/{file}``: the page, which is plain files of this package, and the rules for its browser."""
+"""``GET /`` and ``GET /page/{file}``: the web page, static files of this package, and its security headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 class Pages:
-    """Reads the files once. ``sign`` makes any presigned URL: the page may show and fetch pictures from its origin."""
+    """Serves the page's files, which are read once. ``sign`` returns some presigned URL: the page's
+    Content-Security-Policy allows images and requests from its origin.
+    """
 
     def __init__(self, sign: Callable[[], str]) -> None:
         self._sign = sign
@@ -39,19 +41,20 @@ class Pages:
 
     @property
     def routes(self) -> dict[str, Route]:
+        """The routes of the page."""
         return {"GET /": lambda call: self._file(INDEX, call), "GET /page/{file}": self._part}
 
     def _part(self, call: Call, file: str) -> Reply:
         if file == INDEX:
-            raise NotFound("the page is at the root")  # its relative URLs lead nowhere from here
+            raise NotFound("the page is at the root")  # its relative URLs would not resolve from here
         return self._file(file, call)
 
     def _file(self, name: str, call: Call) -> Reply:
-        """The file, or 304 where the caller has it. Raises NotFound."""
+        """The file, or 304 if the caller has it. Raises NotFound."""
         if name not in self._files:
             raise NotFound("the page has no such file")
         body, etag = self._files[name]
-        # Asked for again each time, mostly answered by 304: a page of one version with a module of another breaks.
+        # Revalidated every time, mostly by a 304: a page of one version with a script of another would break.
         headers = {"Cache-Control": "no-cache", "ETag": etag}
         if name == INDEX:
             headers["Content-Security-Policy"] = self._policy()
@@ -63,12 +66,12 @@ class Pages:
 
     @cached_property
     def _files(self) -> dict[str, tuple[str, str]]:
-        """Text and ETag of each file. Only what lies here is ever served, whatever a path says."""
+        """Text and ETag of each file. Only these are ever served, so that a path cannot lead out of the folder."""
         texts = {file.name: file.read_text() for file in FOLDER.iterdir() if file.suffix in CONTENT_TYPES}
         return {name: (text, f'"{_digest(text).hex()[:20]}"') for name, text in texts.items()}
 
     def _policy(self) -> str:
-        """Own files, own API, pictures from the bucket, and nothing else: no inline style, no foreign script."""
+        """The Content-Security-Policy: the page's own files, this API and images from the bucket, nothing else."""
         scripts = [
             f"'sha256-{base64.b64encode(_digest(text)).decode()}'" for text in INLINE.findall(self._files[INDEX][0])
         ]
@@ -87,7 +90,7 @@ class Pages:
         )
 
     def _origin(self) -> str:
-        """Where presigned URLs lead. Without credentials to sign with the page comes all the same, and says so."""
+        """The origin of presigned URLs; any https origin if there are no credentials to sign one with."""
         if self._pictures is None:
             try:
                 url = urlsplit(self._sign())

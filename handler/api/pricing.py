@@ -1,6 +1,6 @@
-"""Before there is a bill: from images an hour and measured step times to workers, seconds and dollars.
+"""Cost estimates: from images per hour and measured step times to workers, seconds and dollars.
 
-Prices are list prices with a date, in ``prices.json``; another file of the same shape takes its place. Light: no AWS.
+``prices.json`` holds dated list prices; another file of the same shape can replace it. Makes no AWS calls.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ..errors import FieldError, InvalidRequest
 
 PRICES = Path(__file__).parent / "prices.json"
 MOST_BUSY = 0.8
-"""Share of a worker's time that a plan fills: what arrives at random waits for ever where it is all of it."""
+"""The most of a worker's time that a plan uses: near 1, requests that arrive at random would queue without end."""
 POLL_EVERY = 5.0
-"""Seconds between two questions for a result."""
+"""Seconds between two polls for a result, as assumed here."""
 LIGHT_GB_SECONDS = 0.1
-"""Of ``submit`` or ``status``, warm: 1 GB for a tenth of a second."""
+"""GB-seconds of one warm call of ``submit`` or ``status``: 1 GB for a tenth of a second."""
 PUTS, GETS, MESSAGES = 4, 2, 3
 """S3 and SQS requests of a short task that came over HTTP; `make bench ONLY=overhead` counts them."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one image costs its worker, in seconds, with as many tasks side by side as it takes.
+    """Seconds of a worker's time for one image, at full batches.
 
-    ``step``: of one denoising step; ``other``: of text, decoding, encoding and upload together.
+    ``step``: seconds per denoising step; ``other``: of text encoding, decoding, encoding and upload together.
     """
 
     step: float
@@ -40,7 +40,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Plan:
-    """Dollars include what is around the worker: API, messages, records, polls."""
+    """What one kind of host would cost. Dollars include the API, SQS and S3 requests and the polls.
+
+    ``seconds``: of a worker's time for one image; ``dollars_a_thousand``: for 1,000 images.
+    """
 
     host: str
     seconds: float
@@ -50,7 +53,7 @@ class Plan:
 
 
 def prices(file: Path = PRICES) -> dict[str, Any]:
-    """Raises InvalidRequest where the file is none, or lacks a price."""
+    """The price table in ``file``. Raises InvalidRequest if it cannot be read or lacks a price."""
     try:
         found: dict[str, Any] = json.loads(file.read_text())
         known = json.loads(PRICES.read_text())
@@ -62,16 +65,16 @@ def prices(file: Path = PRICES) -> dict[str, Any]:
 
 
 def plans(rate: float, steps: int, speed: Speed, table: dict[str, Any], *, memory: int = 3008) -> list[Plan]:
-    """One for each kind of host, for ``rate`` images an hour; ``memory`` in MB is the Lambda function's."""
+    """A plan for each kind of host, for ``rate`` images per hour; ``memory``: MB of the Lambda function."""
     seconds = speed.image_seconds(steps)
     beside = overhead(seconds, table)
     made = []
     for name, price in table["lambda_gb_second"].items():
-        # Billed by the millisecond while it draws: what nobody asks for costs nothing.
+        # Billed by the millisecond of use: idle time costs nothing.
         image = seconds * memory / 1024 * price + table["lambda_request"] + beside
         made.append(Plan(f"Lambda {name}, {memory} MB", seconds, _busy(rate, seconds), rate * image, 1000 * image))
     for name, hour in table["hosts"].items():
-        # Billed while it is there: the rest of the last worker's hour is paid as well.
+        # Billed while it runs: idle time costs the same.
         workers = _busy(rate, seconds)
         cost = workers * hour + rate * beside
         made.append(Plan(name, seconds, workers, cost, 1000 * cost / rate))
@@ -83,7 +86,7 @@ def _busy(rate: float, seconds: float) -> int:
 
 
 def overhead(seconds: float, table: dict[str, Any]) -> float:
-    """Dollars of a task's way to its worker and back, each question for the result included."""
+    """Dollars of everything but the worker for one task that takes ``seconds``: API, SQS and S3 requests, polls."""
     polls = 1 + math.ceil(seconds / POLL_EVERY)
     light = table["lambda_request"] + LIGHT_GB_SECONDS * table["lambda_gb_second"]["x86_64"]
     calls = (1 + polls) * (table["api_request"] + light) + polls * table["s3_get"]
@@ -91,9 +94,9 @@ def overhead(seconds: float, table: dict[str, Any]) -> float:
 
 
 def speed_of(result: dict[str, Any]) -> tuple[Speed, int]:
-    """The speed that a completed task shows, and its steps. Raises InvalidRequest where there is none.
+    """The speed measured by a completed task, and its number of steps. Raises InvalidRequest for any other result.
 
-    ``result`` is what ``darkroom status --json`` prints. Its seconds are shared by the tasks of its batch.
+    ``result``: as ``darkroom status --json`` prints it. Its denoising seconds are divided among the tasks of its batch.
     """
     try:
         times, request = result["timings"], result["request"]

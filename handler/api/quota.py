@@ -1,16 +1,18 @@
 """The daily budget: how many images, or dollars' worth of them, a tenant may ask for over HTTP in a day (UTC).
 
-One small object a tenant and day, ``spend/{day}.json``, changed by compare-and-swap before a task's record is created:
+One small object per tenant and day, ``spend/{day}.json``, changed by compare-and-swap before a task's record is
+created:
 
-- Two submissions at the same moment: one write wins, the other reads again. So the budget is never overdrawn, by
-  however many doors.
-- The same task twice: the object names the last tasks that it counted, so one that comes again is not counted again.
-- A crash between the count and the record: counted, and nothing drawn. The same submission again, under the same name,
-  is not counted again; without a name, or never repeated, its images are gone until midnight. The other order would
-  give images away.
-- What was accepted stays counted, also if it fails or is cancelled. A redrive is an operator's and counts nothing.
+- Two submissions at the same moment: one write wins, the other reads again. So the budget is never overdrawn, however
+  many API processes there are.
+- The same task submitted twice: the object lists the latest tasks that it counted, and a listed one is not counted
+  again.
+- A crash between the count and the record: counted, and nothing is drawn. The same submission repeated with the same
+  task_id is not counted again; otherwise its images are lost from the budget until midnight (UTC). In the other order a
+  crash would give images away.
+- An accepted task stays counted even if it fails or is cancelled. A redrive, by an operator, counts nothing.
 
-Raw SQS messages pass no door, and none of this.
+Messages sent straight to SQS bypass all of this.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 KEPT_TASKS = 500
-"""Tasks that the counter names: far more than are submitted while one caller tries again."""
+"""Latest tasks that the object lists: far more than are submitted while one caller retries."""
 GIVE_UP = 15.0
 """Seconds, of the 29 that API Gateway grants a call."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
@@ -42,7 +44,7 @@ MICRO = 1_000_000
 
 @dataclass(frozen=True)
 class Spent:
-    """What a day has cost: ``dollars`` in millionths, so that they add up; ``tasks``: the images of the last ones."""
+    """A day's spending. ``dollars``: in millionths, so that sums are exact; ``tasks``: latest tasks and their images."""
 
     images: int = 0
     dollars: int = 0
@@ -62,7 +64,7 @@ class Spent:
 
 
 class Budget:
-    """One for a process. Without a limit it asks S3 nothing."""
+    """Enforces the daily budget. Thread-safe. Without a limit in the settings it makes no S3 requests."""
 
     def __init__(
         self,
@@ -79,9 +81,9 @@ class Budget:
         self._one_at_a_time = threading.Lock()  # the threads of one process need not race each other in S3
 
     def spend(self, store: TaskStore, task_id: str, images: int) -> None:
-        """Counts a task of so many images for the store's tenant, unless it was counted before.
+        """Counts a task's images for the store's tenant, unless that task was counted before.
 
-        Raises QuotaExceeded where they do not fit into what is left of today, and ServiceFault.
+        Raises QuotaExceeded if they exceed what is left of today's budget, and ServiceFault.
         """
         if not self._most_images and not self._most_dollars:
             return None
@@ -96,11 +98,11 @@ class Budget:
         raise ServiceFault("too many submissions at once: the budget could not be counted; nothing was done")
 
     def _count(self, store: TaskStore, task_id: str, images: int) -> None:
-        """One try. Raises LostRace where somebody else has counted meanwhile."""
+        """One try. Raises LostRace if another submission was counted meanwhile."""
         now = self._now().astimezone(UTC)
         stored = store.read_spending(now.date())
         spent = Spent.of(stored)
-        # More than before only where two requests fight for one name: whichever of them wins was counted in full.
+        # A listed task asks for more only if two requests race for one task_id: then the larger of them is counted.
         more = images - spent.tasks.get(task_id, 0)
         if more <= 0:
             return

@@ -1,7 +1,7 @@
-"""What a request would take and cost, before anybody draws it: ``POST /generate?dry_run=1``. Light: no AWS.
+"""``POST /generate?dry_run=1``: estimates a request's seconds and dollars. Makes no AWS calls.
 
-The worker times its pipeline when it has loaded it and leaves what it found in ``health/model.json``; here that is
-scaled to the request's steps, size and number of images. A quote, not a bill: of a warm worker with nothing else to do.
+A worker measures its pipeline when it has loaded it and publishes the result in ``health/model.json``. Here that is
+scaled to the request's steps, size and number of images. The estimate assumes a warm worker with no other tasks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def quote(request: GenerationRequest, card: ModelCard | None, health: Health, settings: Settings) -> dict[str, Any]:
-    """A QuoteResponse as JSON data; ``request`` as the card resolves it."""
+    """A QuoteResponse as JSON data, for a ``request`` whose defaults the card has filled in."""
     seconds, basis = _seconds(request, health)
     dollars, priced = _dollars(seconds, health["host"])
     return {

@@ -1,6 +1,6 @@
-"""``GET /results``, ``/models``, ``/health``, ``/docs``: reads, presigns, never writes; without torch.
+"""``GET /results``, ``/models``, ``/health``, ``/docs`` and the page: reads and presigns, never writes. No torch.
 
-Results and health are answered without pydantic as well: it would take half of a cold start.
+Results and health are served without pydantic as well: importing it would take half of a cold start.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
     from .routing import Route
 
 MAX_INLINE = 4 * 1024 * 1024
-"""Bytes of an image that still fit, as base64, into the 6 MB that Lambda may answer."""
+"""The most bytes of an image that fit, as base64, into a Lambda response of 6 MB."""
 HIDDEN = ("fingerprint", "lease", "preview", "tenant")
+"""Fields of a record that callers do not see."""
 MARGIN = 2.0
-"""Seconds of a call that a long poll leaves to its last read and its answer."""
+"""Seconds that a long poll leaves of the invocation's time for its last read and its response."""
 
 
 class Status:
-    """Answers from one object per task: the record is the only truth."""
+    """Answers each request from the task's record alone."""
 
     def __init__(
         self,
@@ -68,20 +69,21 @@ class Status:
         )
 
     def for_tenant(self, tenant: str | None) -> Status:
-        """The same for one tenant: it tells of that one's tasks and no others."""
+        """The same for the tasks of one tenant. Raises InvalidRequest for an invalid name."""
         other = copy(self)
         other._store = self._store.for_tenant(tenant)
         return other
 
     def _per_tenant(self, route: Route) -> Route:
-        """The route, for the tasks of whoever calls."""
+        """The route, restricted to the tasks of the caller's tenant."""
         return lambda call, **named: route(self.for_tenant(tenant_of(call.event, self._settings)), call, **named)
 
     def handle(self, event: Event, context: Any) -> LambdaResponse:
+        """Serves an API Gateway or function URL event, payload format 1.0 or 2.0."""
         return self._api(event, context)
 
     def _result(self, call: Call, task_id: str) -> Reply:
-        """One read for a task that has ended, or that nobody wants to wait for; else some, until the time is over."""
+        """Reads the record once; with ``?wait=`` repeatedly, until there is news or the time is over."""
         wanted = call.query.get("inline")
         if wanted not in {None, "base64"}:
             raise InvalidRequest([FieldError("inline", "must be base64")])
@@ -134,15 +136,15 @@ class Status:
         )
 
     def result(self, task_id: str, *, inline: bool = False) -> dict[str, Any]:
-        """A ResultResponse. Raises NotFound. ``inline`` adds the first image as base64."""
+        """A ResultResponse as JSON data. Raises NotFound. ``inline`` adds the first image as base64."""
         _, record = self._read(task_id)
         return self._shape(record, inline=inline)
 
     def results(
         self, limit: str, cursor: str | None, *, status: str | None = None, tag: str | None = None
     ) -> dict[str, Any]:
-        """A ResultPage of up to ``limit`` tasks, newest first; with a filter perhaps fewer, and more behind the
-        cursor. Raises InvalidRequest.
+        """A ResultPage of up to ``limit`` tasks, newest first, as JSON data. With a filter a page may be short although
+        its cursor leads to more. Raises InvalidRequest.
         """
         faults = []
         if not re.fullmatch(r"[1-9][0-9]{0,3}", limit) or int(limit) > MAX_PAGE:
@@ -170,7 +172,9 @@ class Status:
         return stored, json.loads(stored.body)
 
     def _shape(self, record: dict[str, Any], *, inline: bool = False) -> dict[str, Any]:
-        """The record without what is nobody's business, with the tutorial's fields and URLs in place of keys."""
+        """The record as a ResultResponse: without internal fields, with presigned URLs in place of keys, and with the
+        tutorial's fields.
+        """
         shown = {name: value for name, value in record.items() if name not in HIDDEN}
         shown["prompt"] = (record["request"] or {}).get("prompt")
         shown["error_message"] = record["error"]["message"] if record["error"] else None
@@ -188,12 +192,12 @@ class Status:
         return shown
 
     def _first_image(self, images: list[dict[str, Any]]) -> str | None:
-        """None where there is no image yet, or where it would not fit: its URL is there all the same."""
+        """The first image as base64; None if there is none yet or it is too large: its URL is in the result anyway."""
         if not images or images[0]["bytes"] > self._max_inline:
             return None
         return base64.b64encode(self._store.read_image(images[0]["key"])).decode()
 
 
 def build(settings: Settings) -> Status:
-    """The door with its real surroundings."""
+    """The handler on real S3."""
     return Status(settings, TaskStore(settings))

@@ -1,4 +1,4 @@
-"""What the HTTP handlers share: a call in both payload formats, where it goes, and one envelope for every error."""
+"""HTTP for the Lambda handlers: requests in both payload formats, routing, and one envelope for every error."""
 
 from __future__ import annotations
 
@@ -23,26 +23,29 @@ HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 NO_BODY = frozenset({204, 304})
 
 Event = dict[str, Any]
+"""API Gateway's event for an HTTP request."""
 LambdaResponse = dict[str, Any]
+"""What API Gateway takes as the response to it."""
 Route = Callable[..., "Reply"]
+"""Takes the Call, and the path's variables as keyword arguments."""
 
 
 class Call:
-    """One HTTP request: REST APIs' event (payload 1.0), or that of HTTP APIs and function URLs (2.0)."""
+    """An HTTP request, from a REST API's event (payload 1.0) or that of an HTTP API or function URL (2.0)."""
 
     def __init__(self, event: Event, context: Any = None) -> None:
         self.event = event
         self.v2 = event.get("version") == "2.0"
         proxy = APIGatewayProxyEventV2(event) if self.v2 else APIGatewayProxyEvent(event)
         self.method = proxy.http_method.upper()
-        self.path = proxy.path or ("/" if self.v2 else "")  # a stage called without a slash
-        self.headers: Mapping[str, str] = proxy.headers  # names in any case
+        self.path = proxy.path or ("/" if self.v2 else "")  # empty if a stage is called without a slash
+        self.headers: Mapping[str, str] = proxy.headers  # names are case-insensitive
         self._query: Mapping[str, str] = proxy.query_string_parameters
         self._context = context
 
     @property
     def query(self) -> Mapping[str, str]:
-        """Raises InvalidRequest where one is given twice: either of the two would be passed over in silence."""
+        """The query parameters. Raises InvalidRequest if one is given twice, as one of the two would be ignored."""
         if self.v2:
             names = [name for name, _ in parse_qsl(self.event.get("rawQueryString") or "", keep_blank_values=True)]
         else:
@@ -54,13 +57,13 @@ class Call:
 
     @property
     def base(self) -> str:
-        """Where the API is, as its caller knows it; without a slash at the end. Empty where nothing tells."""
+        """The API's base URL as the caller knows it, without a slash at the end; empty if it is unknown."""
         about = self.event.get("requestContext") or {}
         if domain := about.get("domainName"):
             if self.v2:
                 stage = f"/{about.get('stage')}"
                 return f"https://{domain}{stage if self.event['rawPath'].startswith(stage + '/') else ''}"
-            # On API Gateway's own domain the stage stands before the path, on a custom one what it is mapped to.
+            # On API Gateway's own domain the path begins with the stage, on a custom one with its base path mapping.
             whole = str(about.get("path") or f"/{about.get('stage')}{self.path}")
             return f"https://{domain}{whole.removesuffix(self.path)}"
         host = self.headers.get("Host", "")
@@ -68,11 +71,11 @@ class Call:
 
     @property
     def seconds_left(self) -> float:
-        """Until the host ends this call."""
+        """Seconds until Lambda ends this invocation; infinite without a context."""
         return self._context.get_remaining_time_in_millis() / 1000 if self._context else float("inf")
 
     def body(self) -> bytes:
-        """As it was sent; API Gateway encodes what it takes for binary."""
+        """The body as it was sent: API Gateway passes binary ones as base64. Raises InvalidRequest."""
         body = self.event.get("body") or ""
         if not self.event.get("isBase64Encoded"):
             return body.encode("utf-8", "surrogatepass")
@@ -84,7 +87,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back."""
+    """An HTTP response."""
 
     status: int
     body: str | bytes = ""
@@ -92,7 +95,7 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def to_lambda(self, call: Call) -> LambdaResponse:
-        """As API Gateway wants it. A HEAD gets the GET's headers."""
+        """In the format that the event's payload version asks for. A HEAD gets the headers of a GET."""
         headers = {"X-Content-Type-Options": "nosniff", **self.headers}
         if self.status not in NO_BODY:
             headers["Content-Type"] = self.content_type
@@ -107,9 +110,9 @@ class Reply:
 
 
 class Api:
-    """Some of the paths: ``{"GET /results/{task_id}": route}``; a route takes the call and what its path names.
+    """Routes calls by method and path: ``{"GET /results/{task_id}": route}``, and turns exceptions into responses.
 
-    It keeps nothing of a call, so that many threads may be served at once, and one that waits keeps no other waiting.
+    Keeps no state between calls, so it is thread-safe, and a long poll blocks no other call.
     """
 
     def __init__(self, routes: Mapping[str, Route]) -> None:
@@ -122,7 +125,7 @@ class Api:
         except DarkroomError as fault:
             reply = _error_reply(fault)
         except Exception as fault:
-            # A fault of ours: the log has the trace, the caller gets a sentence.
+            # A bug of ours: the log has the traceback, the caller a generic message.
             logger.exception("unexpected fault", exc_info=fault)
             reply = _error_reply(Internal("something broke on our side; the log tells what"))
         return reply.to_lambda(call)
@@ -140,7 +143,7 @@ class Api:
 
 
 def match_path(path: str) -> tuple[str, dict[str, str]]:
-    """The path as PATHS spells it, and the parts that it names. Raises NotFound."""
+    """The template in PATHS that matches the path, and the path's variables. Raises NotFound."""
     for known in PATHS:
         pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(known))
         if match := re.fullmatch(pattern, path):
@@ -149,6 +152,7 @@ def match_path(path: str) -> tuple[str, dict[str, str]]:
 
 
 def json_reply(status: int, body: object, headers: Mapping[str, str] | None = None) -> Reply:
+    """A response with a JSON body."""
     return Reply(status, json.dumps(body), headers=headers or {})
 
 

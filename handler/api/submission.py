@@ -1,7 +1,4 @@
-"""``POST /generate``, its retries, ``POST /uploads`` and ``DELETE /results/{task_id}``: what callers write and change.
-
-Never loads torch.
-"""
+"""``POST /generate`` and its retries, ``POST /uploads``, ``DELETE /results/{task_id}``: the API's writes. No torch."""
 
 from __future__ import annotations
 
@@ -43,14 +40,14 @@ CANCEL_TRIES = 5
 
 @dataclass(frozen=True)
 class Submission:
-    """One submission: its tracing header, and the task that it repeats."""
+    """What a submission has beside its request: an X-Ray tracing header, and the task_id that it repeats."""
 
     trace: str | None = None
     origin: str | None = None
 
 
 class Submit:
-    """The door: one record and one message for each request, whatever is repeated."""
+    """Submits and cancels tasks. A repeated submission makes no second task."""
 
     def __init__(
         self,
@@ -79,16 +76,17 @@ class Submit:
         )
 
     def for_tenant(self, tenant: str | None) -> Submit:
-        """The same for one tenant: it meets that one's tasks and no others."""
+        """The same for the tasks of one tenant. Raises InvalidRequest for an invalid name."""
         other = copy(self)
         other._store = self._store.for_tenant(tenant)
         return other
 
     def _per_tenant(self, route: Route) -> Route:
-        """The route, for the tasks of whoever calls."""
+        """The route, restricted to the tasks of the caller's tenant."""
         return lambda call, **named: route(self.for_tenant(tenant_of(call.event, self._settings)), call, **named)
 
     def handle(self, event: Event, context: Any) -> LambdaResponse:
+        """Serves an API Gateway or function URL event, payload format 1.0 or 2.0."""
         return self._api(event, context)
 
     def _generate(self, call: Call) -> Reply:
@@ -102,7 +100,7 @@ class Submit:
         return self._answer(call, self._request_of(task_id), origin=task_id)
 
     def _answer(self, call: Call, body: bytes, *, origin: str | None = None) -> Reply:
-        """Submits, or tells what that would do."""
+        """Submits the request; with ``dry_run=1`` returns a quote instead."""
         dry_run = call.query.get("dry_run", "0")
         if dry_run not in {"0", "1"}:
             raise InvalidRequest([FieldError("dry_run", "must be 0 or 1")])
@@ -118,8 +116,9 @@ class Submit:
         return task_reply(call, self.cancel(task_id), 200)
 
     def cancel(self, task_id: str) -> Record:
-        """The cancelled record, also if it was cancelled before. The record is the signal: the worker meets it at its
-        next sign of life. Raises NotFound, and Conflict if the task has completed or failed.
+        """Cancels a task and returns its record; idempotent. A worker notices at its next heartbeat, whose write fails.
+
+        Raises NotFound, Conflict if the task has completed or failed, and ServiceFault.
         """
         for _ in range(CANCEL_TRIES):
             stored = self._store.read(task_id) if fullmatch(TASK_ID, task_id) else None
@@ -135,18 +134,18 @@ class Submit:
             except Finished as fault:
                 raise Conflict(fault.message) from fault
             except LostRace:
-                continue  # it has just moved, as by a sign of life: read again
+                continue  # it has just changed, as by a heartbeat: read again
             return cancelled
         raise ServiceFault("the task keeps moving; cancel it again")
 
     def submit(
         self, body: str | bytes, key: str | None = None, *, trace: str | None = None, origin: str | None = None
     ) -> Record:
-        """The task's record: a new one, or the one that the same id and body made before.
+        """Records and queues a task; returns its record, or the existing one if the same id and body came before.
 
-        Raises ModelUnavailable, InvalidRequest, Conflict (the id names another request), QuotaExceeded and
-        ServiceFault; after the last a repeat of the same call finds out what was done and does the rest. ``origin`` is
-        the task that it repeats.
+        ``key``: the Idempotency-Key, which is the task_id; ``origin``: the task that this one repeats. Raises
+        ModelUnavailable, InvalidRequest, Conflict (the id names another request), QuotaExceeded and ServiceFault. After
+        a ServiceFault the same call can be repeated: it completes what was left undone.
         """
         submission = Submission(trace, origin)
         request = parse(body, self._card()).accept()
@@ -163,7 +162,7 @@ class Submit:
         return self.submit(self._request_of(task_id), key, trace=trace, origin=task_id)
 
     def _request_of(self, task_id: str) -> bytes:
-        """What a terminal task was asked for, as JSON, its seed resolved and its name left out."""
+        """The request of a terminal task as JSON, with its seed and without its task_id. Raises NotFound, Conflict."""
         stored = self._store.read(task_id) if fullmatch(TASK_ID, task_id) else None
         if stored is None:
             raise NotFound(f"there is no task {task_id[:128]!r}")
@@ -175,14 +174,14 @@ class Submit:
         return old.request.model_dump_json(exclude={"task_id"}, exclude_none=True).encode()
 
     def quote(self, body: str | bytes, key: str | None = None) -> dict[str, Any]:
-        """A QuoteResponse: what the same submission would run, take and cost. Raises as ``submit`` does."""
+        """A QuoteResponse as JSON data: what the same submission would run and cost. Raises as ``submit`` does."""
         card = self._card()
         request = parse(body, card).accept()
         named = request.model_copy(update={"task_id": task_id_of(request, key)})
         return quote(card.resolve(named) if card else named, card, self._health.current(), self._settings)
 
     def _card(self) -> ModelCard | None:
-        """What the model takes, where that is known. Raises ModelUnavailable."""
+        """The model's card; None while no worker has published it. Raises ModelUnavailable."""
         health = self._health.current()
         if health["model_status"] == "unavailable":
             raise ModelUnavailable(f"the model is not available: {health['reason']}")
@@ -192,7 +191,7 @@ class Submit:
         record = moves.create(
             task_id, request, self._new_seed(), self._now(), self._keep, self._store.tenant, origin=submission.origin
         )
-        # A crash from here to the record costs a part of the budget, and gives nothing for nothing.
+        # A crash from here to the record's creation costs the tenant a part of its budget, with no task for it.
         self._budget.spend(self._store, task_id, request.num_images)
         self._store.index(record)
         try:
@@ -230,5 +229,5 @@ class Submit:
 
 
 def build(settings: Settings) -> Submit:
-    """The door with its real surroundings."""
+    """The handler on real S3 and SQS."""
     return Submit(settings, TaskStore(settings), TaskQueue(settings))

@@ -1,9 +1,9 @@
-"""Tenants: whose request it is that came through the door, and whose message out of the queue.
+"""Finds the tenant of an HTTP request.
 
-Over HTTP somebody else has found out who is calling: API Gateway by a key, a signature or a token, and ``TENANTS`` says
-which of these names the tenant. The header alone proves nothing and is for one's own machine.
+API Gateway has authenticated the caller by an API key, a signature or a token; ``TENANTS`` says which of these
+identifies the tenant. ``TENANTS=header`` trusts an unverified header and is for local use.
 
-A message's tenant is what its sender says: whoever may send to the queue acts for everybody.
+The tenant of an SQS message is whatever its sender wrote: whoever may send to the queue can act for any tenant.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ASSUMED_ROLE = re.compile(r"(arn:[^:]+:sts::\d+:assumed-role/[^/]+)/.+")
 
 
 def tenant_of(event: Mapping[str, Any], settings: Settings) -> str | None:
-    """Whose request an API Gateway event (either payload format) is; None with ``TENANTS=off``.
+    """The tenant of an API Gateway event (either payload format); None with ``TENANTS=off``.
 
-    Raises Unidentified where the event names nobody: such a request must not fall to those without a tenant.
+    Raises Unidentified if the event has no identity: it must not be served as one without a tenant.
     """
     if settings.tenants == "off":
         return None
@@ -40,7 +40,7 @@ def tenant_of(event: Mapping[str, Any], settings: Settings) -> str | None:
 
 
 def tenant_name(identity: str) -> str:
-    """The tenant's name: the identity itself where it can be one, else a hash of it. Two identities never share one."""
+    """The tenant's name: the identity itself if it is a valid name, else a hash of it. No two identities share one."""
     if re.fullmatch(TENANT, identity) and not identity.startswith(HASHED):
         return identity
     return HASHED + hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:48]
@@ -54,12 +54,12 @@ def _context(event: Mapping[str, Any], *path: str) -> Any:
 
 
 def _api_key(event: Mapping[str, Any]) -> Any:
-    """The key's id, never its value: that is a secret, and a tenant's name stands in keys and logs."""
+    """The API key's id, never its value, which is a secret, while tenant names appear in S3 keys and logs."""
     return _context(event, "identity", "apiKeyId")
 
 
 def _iam(event: Mapping[str, Any]) -> Any:
-    """Without the session's name: whoever may assume a role may call its session anything."""
+    """The ARN without a role's session name, which whoever assumes the role can choose."""
     arn = _context(event, "identity", "userArn") or _context(event, "authorizer", "iam", "userArn")
     role = ASSUMED_ROLE.fullmatch(arn) if isinstance(arn, str) else None
     return role[1] if role else arn
@@ -80,4 +80,4 @@ IDENTITIES: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "header": _header,
 }
 WANTED = {"api-key": "x-api-key", "iam": "Authorization", "jwt": "Authorization", "header": "X-API-Key"}
-"""What a caller has to send, for the error."""
+"""The header that a caller has to send, for the error message."""

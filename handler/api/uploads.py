@@ -1,6 +1,7 @@
-"""``POST /uploads``: leave to put an input image into the bucket, straight and of a size that no gateway would take.
+"""``POST /uploads``: a presigned POST with which a caller uploads an input image straight to S3.
 
-No caller's URL is ever fetched: an image comes in by this form, and a request names it by its ``upload_id``.
+Images may thereby be larger than API Gateway would pass on. A request names the image by its ``upload_id``; URLs from
+callers are never fetched.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 LIFETIME = 600
-"""Seconds that a form can be used: enough to send MAX_UPLOAD over a slow line."""
+"""Seconds for which a form is valid: enough to send MAX_UPLOAD over a slow connection."""
 
 
 class Uploads:
-    """Makes forms. Nothing is written and nothing is remembered: an upload that never comes leaves no trace."""
+    """Makes upload forms. Stores nothing: an upload that never comes leaves nothing behind."""
 
     def __init__(self, settings: Settings, now: Callable[[], datetime], new_id: Callable[[], str]) -> None:
         self._posts, self._now, self._new_id = PresignedPosts(settings), now, new_id
 
     def presign(self, store: TaskStore, body: bytes) -> dict[str, Any]:
-        """An UploadResponse, for the tenant whose ``store`` it is. Raises InvalidRequest and ServiceFault."""
+        """An UploadResponse as JSON data, for the store's tenant. Raises InvalidRequest and ServiceFault."""
         wanted = validated(UploadRequest, json_object(body or b"{}"))
         upload_id, expires_at = self._new_id(), self._now() + timedelta(seconds=LIFETIME)
         url, fields = self._posts.sign(store.upload_key(upload_id), wanted.content_type, MAX_UPLOAD, LIFETIME)

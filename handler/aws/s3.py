@@ -56,18 +56,18 @@ def translated(doing: str) -> Iterator[None]:
 def get(s3: S3Store, key: str) -> Stored | None:
     """The object, or None if there is none (also at 403, which S3 returns for it without ListBucket permission)."""
     with translated("read"):
-        found = _open(s3, key)
-        return None if found is None else Stored(bytes(found.bytes()), found.meta["e_tag"] or "")
+        response = _open(s3, key)
+        return None if response is None else Stored(bytes(response.bytes()), response.meta["e_tag"] or "")
 
 
 def get_up_to(s3: S3Store, key: str, most: int) -> tuple[int, bytes] | None:
     """An object's size, and its bytes if there are at most ``most`` (else b""); None if there is no object."""
     with translated("read"):
-        found = _open(s3, key)
-        if found is None:
+        response = _open(s3, key)
+        if response is None:
             return None
-        size = found.meta["size"]
-        return size, bytes(found.bytes()) if size <= most else b""
+        size = response.meta["size"]
+        return size, bytes(response.bytes()) if size <= most else b""
 
 
 def _open(s3: S3Store, key: str) -> GetResult | None:

@@ -125,7 +125,7 @@ class TaskStore:
         return self._key(task_id, "preview.jpg")
 
     def _key(self, task_id: str, name: str) -> str:
-        """A key under the task's prefix. Raises NotFound for an invalid task_id: it must never become part of one."""
+        """A key under the task's prefix. Raises NotFound for an invalid task_id: none may become part of a key."""
         if not NAME.fullmatch(task_id):
             raise NotFound("there is no task of this name")
         return f"{self._prefix}tasks/{task_id}/{name}"

@@ -227,8 +227,8 @@ def _resolved(text: str) -> tuple[socket.AddressFamily, Any] | None:
     """
     if not text:
         return None
-    found = ADDRESS.fullmatch(text)
-    host, _, port = (found[1] or found[2]).rpartition(":") if found else ("", "", "")
+    match = ADDRESS.fullmatch(text)
+    host, _, port = (match[1] or match[2]).rpartition(":") if match else ("", "", "")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise SettingsError(f"AWS_XRAY_DAEMON_ADDRESS={text!r}: must be host:port, or tcp:host:port udp:host:port")
     try:

@@ -27,17 +27,17 @@ def fetch_model(url: str, settings: Settings) -> tuple[Path, str]:
     store, prefix = connect(bucket, settings, timeout="1h"), prefix.strip("/")
     with translated(f"fetch {url}"):
         # Empty objects are the markers that consoles make of folders.
-        found = [meta for chunk in obstore.list(store, prefix or None) for meta in chunk if meta["size"]]
-        if not found:
+        objects = [meta for chunk in obstore.list(store, prefix or None) for meta in chunk if meta["size"]]
+        if not objects:
             raise NotFound(f"there is nothing at {url}")
-        names = sorted(f"{meta['path']} {meta['e_tag']}" for meta in found)
+        names = sorted(f"{meta['path']} {meta['e_tag']}" for meta in objects)
         revision = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
         folder = Path(settings.cache_dir) / revision
         if folder.exists():
             return folder, revision
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            for meta in found:
+            for meta in objects:
                 target = Path(scratch, "model", meta["path"].removeprefix(prefix).lstrip("/"))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as out:

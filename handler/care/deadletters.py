@@ -1,7 +1,7 @@
-"""The dead-letter handler: the last word on a task whose message the queue has given up on.
+"""The dead-letter handler: marks tasks as failed whose message went to the dead-letter queue.
 
-A message that came back too often lies in the dead-letter queue. Its task is written down as failed, with the last
-fault, unless it has ended meanwhile or is still being developed under another message.
+The record gets code RETRIES_EXHAUSTED and the last fault, unless the task has ended meanwhile or another attempt still
+works on it under another message.
 """
 
 from __future__ import annotations
@@ -39,39 +39,39 @@ class DeadLetters:
         now: Callable[[], datetime] = utc_now,
         new_seed: Callable[[], int] = new_seed,
     ) -> None:
-        """``queue`` is the dead-letter queue; without it a message that has to wait does so for that queue's time."""
+        """``queue``: the dead-letter queue. Without it a message that must wait does so for its visibility timeout."""
         self._store, self._queue, self._now, self._new_seed = store, queue, now, new_seed
         self._metrics = Metrics(settings)
         self._keep = timedelta(days=settings.retention_days)
 
     def handle(self, event: dict[str, Any], _context: Any) -> dict[str, Any]:
-        """Serves an SQS event's messages one after another. Answers which of them stay (``batchItemFailures``)."""
+        """Serves a Lambda SQS event's messages in order. Returns those to keep as ``batchItemFailures``."""
         messages = messages_of(event)
         return partial_response(messages, [self.serve(message) for message in messages])
 
     def serve(self, message: Message) -> bool:
-        """True: the record tells that its task has ended, or nothing is to be told, so the message can be deleted."""
+        """True: the message can be deleted. False: it stays in the queue, to be served again. Never raises."""
         try:
             self._record_failure(message)
         except (Finished, Conflict) as fault:
-            logger.info("a dead letter of no consequence", message_id=message.message_id, fault=fault.message)
+            logger.info("dead letter dropped: nothing to record", message_id=message.message_id, fault=fault.message)
         except Held as held:
             if held.message_id in {None, message.message_id}:
                 self._wait(message, (held.until - self._now()).total_seconds() + 1)
                 return False
-            logger.info("a dead duplicate", message_id=message.message_id, held_by=held.message_id)
+            logger.info("dead letter dropped: a duplicate", message_id=message.message_id, held_by=held.message_id)
         except DarkroomError as fault:
-            # S3 failed, or the record has just moved: the message stays, and is read anew.
-            logger.warning("not buried yet", message_id=message.message_id, fault=fault.message)
+            # S3 failed, or the record has just changed: the message stays and is served again.
+            logger.warning("dead letter not recorded yet", message_id=message.message_id, fault=fault.message)
             return False
         except Exception:
-            # A record that cannot be read, say: the message stays, and its neighbours are served.
-            logger.exception("not buried", message_id=message.message_id)
+            # A record that cannot be parsed, say: this message stays, and the others of the event are served.
+            logger.exception("dead letter not recorded", message_id=message.message_id)
             return False
         return True
 
     def _record_failure(self, message: Message) -> None:
-        """Writes the failure where the task's caller looks. Raises Finished, Held, Conflict, LostRace, ServiceFault."""
+        """Writes the failed record. Raises Finished, Held, Conflict, LostRace, ServiceFault."""
         parsed = parse(message.body)
         task_id = parsed.task_id or message.message_id
         if (fault := tenant_fault(message)) is not None:
@@ -88,12 +88,12 @@ class DeadLetters:
             if parsed.request is not None and not record.asks_for(parsed.request):
                 raise Conflict(f"the task_id {task_id} names another request")
             store.change(stored, moves.exhaust(record, now=self._now()))
-        # A crash from here on leaves the message: it meets a terminal record.
+        # After a crash from here on the message is served again, and meets a terminal record.
         self._metrics.failed("RETRIES_EXHAUSTED")
         logger.error("given up", task_id=task_id, tenant=store.tenant)
 
     def _never_recorded(self, task_id: str, parsed: Parsed, message: Message, tenant: str | None) -> Record:
-        """A raw message that no worker could even write down, as while S3 refused all of them."""
+        """A failed record for a message that no worker could record, as when S3 failed at every try."""
         now = self._now()
         if parsed.request is None:
             fault = RetriesExhausted("given up: the message holds no valid request, and no worker could say so")
@@ -107,10 +107,10 @@ class DeadLetters:
         try:
             self._queue.change_visibility(message.receipt_handle, seconds)
         except ServiceFault as fault:
-            logger.warning("the message comes back at the queue's own time", fault=fault.message)
+            logger.warning("the message comes back when its visibility timeout ends", fault=fault.message)
 
 
 def build(settings: Settings) -> DeadLetters:
-    """The handler with its real surroundings."""
+    """The handler on real S3 and SQS."""
     queue = TaskQueue(settings, settings.dead_letter_url) if settings.dead_letter_url else None
     return DeadLetters(settings, TaskStore(settings), queue)

@@ -1,4 +1,4 @@
-"""Redrive: an operator gives failed tasks another chance."""
+"""Redrive: puts failed tasks back into the queue, at an operator's request."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ PAGE = 100
 
 
 class Redrive:
-    """Puts failed tasks back: pending again by compare-and-swap, what became of their attempts kept, a message sent.
-
-    ``store`` tells of which tenant.
+    """Redrives the failed tasks of the store's tenant: sets them to pending, keeping their past attempts, and sends a
+    message.
     """
 
     def __init__(self, store: TaskStore, queue: TaskQueue, *, now: Callable[[], datetime] = utc_now) -> None:
         self._store, self._queue, self._now = store, queue, now
 
     def one(self, task_id: str, *, dry_run: bool = False) -> Record:
-        """The record, pending again, or as it would be. Raises NotFound, and Conflict where it has not failed, holds
-        no valid request or moves meanwhile.
+        """Redrives one task and returns its record (with ``dry_run`` what it would become).
+
+        Raises NotFound, Conflict if it has not failed, has no valid request or changes meanwhile, and ServiceFault.
         """
         stored = self._store.read(task_id)
         if stored is None:
@@ -42,13 +42,13 @@ class Redrive:
             self._store.change(stored, again)
         except LostRace as lost:
             raise Conflict("the task has just moved") from lost
-        # A crash here leaves a pending task without a message: the doctor finds it.
+        # A crash here leaves a pending task without a message, which the doctor finds.
         self._queue.send(again.request.message(task_id), tenant=self._store.tenant)
         return again
 
     def all(self, since: datetime | None = None, *, dry_run: bool = False) -> Iterator[Record]:
-        """Every task that the queue had given up on (RETRIES_EXHAUSTED) since then, newest first. Permanent faults are
-        left alone: they would only fail again.
+        """Redrives every task that failed with RETRIES_EXHAUSTED since ``since``, newest first. Others are left alone:
+        they would fail again.
         """
         for record in self._records():
             exhausted = record.error is not None and record.error.code == "RETRIES_EXHAUSTED"
@@ -60,7 +60,7 @@ class Redrive:
                     continue  # somebody else has just done it
 
     def _records(self) -> Iterator[Record]:
-        """All that are listed. In the order of creation, which says nothing of when they ended."""
+        """All records, newest first by creation, which says nothing about when they ended."""
         cursor: str | None = None
         while True:
             page, cursor = self._store.newest(PAGE, cursor)

@@ -1,8 +1,8 @@
-"""The doctor: finds tasks that nobody will come for any more, and what was left lying; mends it where told to.
+"""The doctor: finds stuck tasks, orphaned images and old checkpoints, and repairs or deletes them if asked to.
 
-It reads the bucket's listing, and records only where the listing is suspicious, so that a round over a million
-finished tasks costs a request for a thousand keys. What it does is safe at any moment and as often as one likes: moves
-are conditional, and a message too many meets a task that is held or terminal.
+It lists the bucket and reads records only where the listing is suspicious, so that a million finished tasks cost one
+request per thousand keys. It is safe to run at any time and repeatedly: writes of records are conditional, and a
+superfluous message meets a task that is held or terminal.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 Kind = Literal["pending without a message", "processing without a worker", "images without a record", "old checkpoint"]
 ORPHANED_AFTER = timedelta(days=1)
-"""Age at which images that no record names, and checkpoints of ended tasks, are nobody's."""
+"""Age from which images that no record names, and checkpoints of ended tasks, are deleted."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``since`` is when it was last touched; ``mended`` whether it was, in this round."""
+    """One thing that is wrong. ``since``: when it was last changed; ``mended``: whether this round repaired it."""
 
     kind: Kind
     task_id: str
@@ -49,7 +49,7 @@ class Finding:
 
 
 class Doctor:
-    """One bucket and its queue."""
+    """Examines one bucket and its queue."""
 
     def __init__(
         self, settings: Settings, store: TaskStore, queue: TaskQueue, *, now: Callable[[], datetime] = utc_now
@@ -58,8 +58,8 @@ class Doctor:
         self._stuck_after = timedelta(seconds=settings.stuck_after)
 
     def examine(self, *, fix: bool) -> list[Finding]:
-        """All that is wrong, of every tenant, mended where ``fix``. Raises ServiceFault; what was mended before it
-        stays mended.
+        """Everything that is wrong, for all tenants; repaired with ``fix``. Raises ServiceFault, which undoes no
+        repair.
         """
         backlog = self._queue.backlog()
         findings: list[Finding] = []
@@ -74,7 +74,7 @@ class Doctor:
 
 @dataclass(frozen=True)
 class _TenantRound:
-    """What the doctor does for one tenant in one round."""
+    """One round over one tenant's tasks."""
 
     store: TaskStore
     queue: TaskQueue
@@ -103,7 +103,8 @@ class _TenantRound:
         now = self.now()
         if record.status == "processing" and record.lease is not None:
             since = record.lease.expires_at
-            # Its message should be back by now: hidden for a lease at most, or for the queue's own time under Lambda.
+            # By now its message should be visible again: it is hidden for a lease, or under Lambda for the queue's own
+            # visibility timeout.
             if now - since > self.stuck_after:
                 mended = self.fix and self._send(stored, record, moves.expire)
                 yield self._found("processing without a worker", record.task_id, since, mended)
@@ -115,18 +116,20 @@ class _TenantRound:
             yield self._found("pending without a message", record.task_id, since, mended)
 
     def _send(self, stored: Stored, record: Record, move: Callable[..., Record]) -> bool:
-        """Record first: of two doctors one sends. A crash between leaves the task to a later round."""
+        """Writes the record, then sends a message, so that of two doctors only one sends. A crash between the two
+        leaves the task to a later round.
+        """
         if record.request is None:
             return False
         try:
             self.store.change(stored, move(record, now=self.now()))
         except (LostRace, Refused):
-            return False  # somebody came for it after all
+            return False  # it was claimed or cancelled meanwhile
         self.queue.send(record.request.message(record.task_id), tenant=self.store.tenant)
         return True
 
     def _leftovers(self, objects: TaskObjects, named: set[str]) -> Iterator[Finding]:
-        """Images of attempts that lost their task, and checkpoints that nobody resumes: deleted once they are old."""
+        """Old images that the record does not name, and old checkpoints: found, and deleted with ``fix``."""
         before = self.now() - ORPHANED_AFTER
         orphans = {key: at for key, at in objects.images.items() if key not in named and at < before}
         if orphans:
@@ -141,12 +144,12 @@ class _TenantRound:
 
 
 def _looks_completed(objects: TaskObjects) -> bool:
-    """One set of images and a record that was written after it: the commit mark."""
+    """Whether the listing alone shows a completed task: one attempt's images, and a record written after them."""
     if objects.recorded_at is None or objects.checkpoint is not None or len(objects.attempts) != 1:
         return False
     return objects.recorded_at >= max(objects.images.values())
 
 
 def build(settings: Settings) -> Doctor:
-    """The doctor with its real surroundings."""
+    """The doctor on real S3 and SQS."""
     return Doctor(settings, TaskStore(settings), TaskQueue(settings))

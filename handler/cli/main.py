@@ -47,12 +47,12 @@ app.add_typer(remote)
 app.add_typer(operations)
 err = Console(stderr=True)
 PATIENCE = 60.0
-"""Seconds for which a picture is asked for."""
+"""Seconds for which a download is retried."""
 
 
 def main() -> None:
     """Exit status: 0 done, 1 the task did not complete or something broke, 2 the command line, a setting or the request
-    is wrong, 3 the task was not over in time and goes on, 130 interrupted.
+    is wrong, 3 the timeout was reached and the task goes on, 130 interrupted.
     """
     try:
         app()
@@ -247,7 +247,7 @@ def _recorded(file: Path) -> dict[str, Any]:
 
 
 def _uploaded(settings: Settings, file: Path | None) -> str | None:
-    """The name under which requests find the file's image."""
+    """Uploads an input image; returns its upload_id."""
     from ..aws.store import TaskStore
     from ..client.asking import content_type_of
     from ..contract.ids import new_id

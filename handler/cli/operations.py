@@ -1,4 +1,4 @@
-"""``darkroom redrive`` and ``darkroom doctor``: an operator's hand on the tasks of a deployment."""
+"""``darkroom redrive`` and ``darkroom doctor``: an operator's commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 def parse_time(text: str, now: datetime) -> datetime:
-    """An ISO 8601 date or time (UTC where it names no zone), or how long ago: 90m, 12h, 3d. Raises BadParameter."""
+    """Parses an ISO 8601 date or time (UTC if it has no zone), or a time ago: 90m, 12h, 3d. Raises BadParameter."""
     if ago := re.fullmatch(r"(\d{1,6})([mhd])", text):
         return now - timedelta(**{UNITS[ago[2]]: int(ago[1])})
     try:

@@ -31,5 +31,5 @@ Endpoint = Annotated[
 
 
 def request_fields(**fields: Any) -> dict[str, Any]:
-    """A request's fields, without those that were left out."""
+    """A request's fields, without those that were not given."""
     return {name: value for name, value in fields.items() if value is not None and value != []}

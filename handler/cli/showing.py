@@ -1,4 +1,4 @@
-"""What the command line shows: a live line for each task on stderr, results and tables on stdout."""
+"""The command line's output: a live progress line for each task on stderr, results and tables on stdout."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PROMPT = 40
 
 
 class ProgressLines:
-    """A line for each task: where it is, how many steps are done, how long it will be. Only where somebody looks on:
-    on a terminal. Elsewhere each change of a task's status is a line of text. Thread-safe.
+    """A live line for each task: status, steps done, seconds left. If stderr is no terminal, one line of text for each
+    change of a status instead; nothing if ``quiet``. Thread-safe.
     """
 
     def __init__(self, names: Iterable[str], *, quiet: bool, transient: bool = False, first: str = "pending") -> None:
@@ -59,6 +59,7 @@ class ProgressLines:
         self._bars.stop()
 
     def show(self, name: str, task: Record | ResultResponse) -> None:
+        """Updates the line of the task ``name``."""
         if self._plain and self._told.get(name) != task.status:
             self._told[name] = task.status
             typer.echo(_line(name, task.status), err=True)
@@ -86,20 +87,20 @@ def _about(task: Record | ResultResponse) -> str:
 
 
 def print_table(results: list[ResultResponse], now: datetime) -> None:
-    """Newest first, as they come."""
+    """Prints tasks as a table, in the given order."""
     made = Table(box=None, pad_edge=False)
     for name, style in (("task", {"no_wrap": True}), ("status", {}), ("progress", {}), ("age", {"justify": "right"})):
         made.add_column(name, **style)
     made.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=PROMPT)
     for one in results:
-        # Text: what a user typed is no markup.
+        # Text, so that rich does not read what users typed as markup.
         status = Text(one.status, COLOURS[one.status])
         made.add_row(Text(one.task_id), status, _about(one), age(now, one.created_at), Text(one.prompt or ""))
     Console().print(made)
 
 
 def age(now: datetime, then: datetime) -> str:
-    """``5 s``, ``12 min``, ``3 h``, ``9 d``"""
+    """A time difference as ``5 s``, ``12 min``, ``3 h`` or ``9 d``."""
     seconds = max(0.0, (now - then).total_seconds())
     for unit, least in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= least:
@@ -108,12 +109,12 @@ def age(now: datetime, then: datetime) -> str:
 
 
 def print_json(results: list[dict[str, Any]]) -> None:
-    """One JSON document: the task, or an array where several were asked for."""
+    """Prints one JSON document: the task, or an array if there is not exactly one."""
     typer.echo(json.dumps(results[0] if len(results) == 1 else results))
 
 
 def print_task(result: ResultResponse, saved: list[tuple[Picture, Path]]) -> None:
-    """A task for a person: its record, where its pictures are, and they themselves where the terminal can draw."""
+    """Prints a task's record and the paths of its pictures, and the pictures themselves if the terminal supports it."""
     typer.echo(json.dumps(result.model_dump(mode="json"), indent=2))
     for picture, path in saved:
         about = picture.about

@@ -1,4 +1,4 @@
-"""Shows a picture in terminals that say they can; in all others nothing, since a guess would print rubbish."""
+"""Inline pictures for terminals that are known to support them; a guess would print garbage in the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KITTY_CHUNK = 4096
 
 
 def picture_escape(body: bytes, content_type: str, variables: Mapping[str, str]) -> str | None:
-    """The escape sequence that draws the image file here, or None.
+    """The escape sequence that shows the image file in this terminal, or None if it is not known to support one.
 
     Sources: iTerm2's inline images protocol (OSC 1337), kitty's terminal graphics protocol (PNG only, chunks of 4096).
     """

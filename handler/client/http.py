@@ -26,7 +26,9 @@ USER_AGENT = "darkroom-client"
 
 
 class HttpService:
-    """A :class:`.service.Service` over HTTP. Retries no response, 408, 429 and 5xx for ``within`` seconds a call."""
+    """A :class:`.service.Service` over HTTP. Calls without a response, or with 408, 429 or 5xx, are retried for up to
+    ``within`` seconds.
+    """
 
     def __init__(self, endpoint: str, api_key: str | None, http: HttpClient, within: float, clock: Clock) -> None:
         self._base, self._http, self._within, self._clock = endpoint.rstrip("/"), http, within, clock

@@ -1,4 +1,4 @@
-"""The model card: what the loaded pipeline takes, so that a request is checked without loading it."""
+"""The model card: what a pipeline accepts, so that requests can be checked without loading it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ARGUMENTS = {
     "image": "image",
     "strength": "strength",
 }
-"""Request fields and the pipeline arguments that carry them; ``prompt`` is always taken."""
+"""The pipeline argument for each request field; ``prompt`` is always accepted."""
 OPTIONAL = tuple(ARGUMENTS)
-"""Request fields that a pipeline may not know; each is refused by name where it does not."""
+"""Request fields that a pipeline may lack; a request with one that it lacks is refused, naming the field."""
 TUTORIAL = {"num_inference_steps": 50, "guidance_scale": 7.5}
-"""Defaults where neither the card nor the pipeline has one."""
+"""Defaults if neither the card nor the pipeline has one."""
 
 
 class Defaults(Contract):
@@ -62,7 +62,9 @@ class ModelCard(Contract):
     size_multiple: int = Field(8, ge=1, description="Width and height must be multiples of it")
 
     def faults(self, values: Mapping[str, Any]) -> list[FieldError]:
-        """What this model refuses in a request's ``values``, which may lack fields but hold the right types."""
+        """Every reason for which this model refuses a request's ``values``, which may be incomplete but have valid
+        types.
+        """
         found = []
         for name in OPTIONAL:
             value = values.get(name)
@@ -76,7 +78,7 @@ class ModelCard(Contract):
         return found + self._no_step_left(values)
 
     def _no_step_left(self, values: Mapping[str, Any]) -> list[FieldError]:
-        """A strength so low that the input image would come back as it is."""
+        """A fault if the strength is so low that no denoising step would be run."""
         steps = values.get("num_inference_steps") or self.defaults.num_inference_steps
         strength = values.get("strength")
         if strength is None:
@@ -89,7 +91,7 @@ class ModelCard(Contract):
         return [FieldError("strength", f"{strength:g} of {steps} steps is less than one; give at least {least:g}")]
 
     def over(self, name: str, value: int) -> str | None:
-        """Why this model refuses the number, in words that begin with it; None if it does not."""
+        """Why this model refuses the value, as words that begin with it; None if it accepts it."""
         limits = self.limits
         if name in {"width", "height"}:
             if not limits.min_side <= value <= limits.max_side:
@@ -101,9 +103,9 @@ class ModelCard(Contract):
         return None
 
     def resolve(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with what was left out filled in, so that the record tells what was run.
+        """The request with the card's defaults for missing fields, so that the record shows what was run.
 
-        Without ``width`` and ``height`` a picture from an input image has that image's own size.
+        With an input image and neither ``width`` nor ``height``, both stay unset: the image's own size is used.
         """
         defaults = self.defaults.model_dump()
         if request.image is None:

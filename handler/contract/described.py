@@ -1,4 +1,4 @@
-"""What makes the API's description whole: links, headers, examples, and types as pydantic has them."""
+"""Completes the OpenAPI document that Powertools generates: links, headers, examples, and pydantic's own schemas."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CONTRACTS: tuple[type[Contract], ...] = (
 COMPONENT = "#/components/schemas/{model}"
 ANSWERED = "GenerationRequest"
 ASKED = "ModelRequest"
-"""The request as this model takes it. What answers show of a request may be from the time of another model."""
+"""The request with this model's limits. Responses use the unlimited one: their request may be of an earlier model."""
 RETRY_AFTER = ("Seconds after which the same call may go better", {"type": "integer", "minimum": 1})
 CODE_OF = {403: "INVALID_REQUEST", 404: "NOT_FOUND", 409: "CONFLICT", 429: "QUOTA_EXCEEDED", 500: "INTERNAL"}
 CODE_OF |= {413: "INVALID_REQUEST", 415: "INVALID_REQUEST", 422: "INVALID_REQUEST", 503: "MODEL_UNAVAILABLE"}
@@ -69,6 +69,7 @@ Described = tuple[str, dict[str, Any]]
 
 
 def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:
+    """An OpenAPI link to another operation; ``parameters`` are runtime expressions."""
     return {"operationId": operation, "description": description, "parameters": parameters}
 
 
@@ -84,7 +85,7 @@ def answers(
     kind: str = "application/json",
     **errors: str,
 ) -> dict[int, Any]:
-    """An operation's answers: its own, those that it gives ``also``, and errors by status (``_404="…"``)."""
+    """An operation's OpenAPI responses: the main one, others (``also``) by status, and errors as ``_404="…"``."""
     made = {status: _answer(description, model, example, kind)}
     if headers:
         made[status]["headers"] = _headers(headers)
@@ -107,9 +108,9 @@ def answers(
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Powertools' document with what it leaves out, and without what it adds."""
+    """Powertools' document with what it lacks, and without what is wrong in it. Changes it in place."""
     _, schemas = models_json_schema([(one, "validation") for one in CONTRACTS], ref_template=COMPONENT)
-    # Powertools writes limits as floats, so that the largest seed was one too large; and answers that nobody gives.
+    # Powertools writes limits as floats, which made the largest seed one too large, and adds responses of its own.
     asked = {**copy.deepcopy(schemas["$defs"][ANSWERED]), "allOf": [QUALITY_NEEDS_A_USE, STRENGTH_NEEDS_A_USE]}
     document["components"]["schemas"] = {**schemas["$defs"], ASKED: asked}
     document["components"]["securitySchemes"] = {
@@ -137,7 +138,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def limit_to_model(document: dict[str, Any], card: ModelCard) -> dict[str, Any]:
-    """The document with the model's own limits in what it may be asked."""
+    """A copy of the document with this model's limits in the schema of the request."""
     document = copy.deepcopy(document)
     whole = document["components"]["schemas"][ASKED]
     whole["required"] = [*whole["required"], *card.required]
@@ -171,6 +172,6 @@ def _number(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter is left out, never null."""
+    """A parameter's schema without null: a query parameter or header is left out instead."""
     rest = {name: value for name, value in schema.items() if name not in {"anyOf", "title", "description"}}
     return {**rest, **(_number(schema) if "anyOf" in schema else {})}

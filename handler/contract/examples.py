@@ -1,4 +1,4 @@
-"""Examples in the API's description: one task's way through the API. A test holds each against its contract."""
+"""Examples for the OpenAPI document, all of one task. A test validates each against its contract."""
 
 from __future__ import annotations
 
@@ -166,4 +166,5 @@ MODELS: dict[str, Any] = {
 
 
 def error(code: str, message: str) -> dict[str, Any]:
+    """An ErrorResponse."""
     return {"error": {"code": code, "message": message, "details": []}}

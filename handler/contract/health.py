@@ -1,4 +1,4 @@
-"""What a worker tells of its model, for the light handlers to read, and the card that is baked into the image.
+"""``health/model.json``, which a worker writes and the API reads, and the model card that is baked into an image.
 
 Plain JSON, so that the status handler needs no pydantic.
 """
@@ -20,9 +20,9 @@ ARCHITECTURES = {"aarch64": "arm64"}
 
 
 class Health(TypedDict):
-    """``model_status`` tells whether requests are taken; ``model`` is the card as JSON, None while unknown.
+    """``model_status``: whether requests are accepted; ``model``: the card as JSON, None while unknown.
 
-    ``measured`` is how fast its worker found the model to be (:class:`Measured`), ``host`` what that is.
+    ``measured``: the fields of :class:`Measured`; ``host``: what the worker that measured it runs on.
     """
 
     model_status: str
@@ -34,7 +34,9 @@ class Health(TypedDict):
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of one image's ``step``, and of all the ``other`` parts of an image, at so many ``pixels``."""
+    """A model's speed, at an image size of ``pixels``. ``step``: seconds per denoising step; ``other``: seconds of all
+    else for one image.
+    """
 
     step: float
     other: float
@@ -42,7 +44,7 @@ class Measured:
 
 
 def worker_host(settings: Settings) -> str | None:
-    """What this process runs on, in the words of ``prices.json``; None where nothing tells."""
+    """What this process runs on, named as in ``prices.json``; None if it is unknown."""
     if memory := settings.aws_lambda_function_memory_size:
         machine = platform.machine()
         return f"Lambda {ARCHITECTURES.get(machine, machine)}, {memory} MB"
@@ -57,7 +59,7 @@ def report(
     reason: str | None,
     measured: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The object that a worker writes when its pipeline has loaded (``card``) or failed to (``reason``)."""
+    """The content of ``health/model.json`` after the pipeline was loaded (``card``) or failed to load (``reason``)."""
     status = "available" if card is not None else "unavailable"
     return {
         "model_id": settings.model_name,
@@ -71,7 +73,7 @@ def report(
 
 
 def baked_card(settings: Settings) -> dict[str, Any] | None:
-    """The card that was written next to the weights, where this host has them; None if it holds defaults alone."""
+    """The card next to the model's weights; None if there is none here, or if it has only defaults and limits."""
     file = Path(settings.model_source) / CARD_FILE
     try:
         card: dict[str, Any] = json.loads(file.read_text())

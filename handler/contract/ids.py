@@ -1,4 +1,4 @@
-"""Names: what a task and a tenant may be called, fresh ids and seeds. Light: every handler loads it."""
+"""The syntax of task and tenant names; new ids and seeds. Imports little, because every handler loads it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import secrets
 import uuid
 
 TASK_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-"""A task's name, whole: safe in a URL, a file name and an S3 key."""
+"""Pattern of a whole task_id: safe in a URL, a file name and an S3 key."""
 TENANT = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
-"""A tenant's name, whole: safe in an S3 key and an SQS attribute, and without the dots that could climb out of one."""
+"""Pattern of a whole tenant name: safe in an S3 key and an SQS attribute; without dots, so that it is never ``..``."""
 MAX_UPLOAD = 10 * 1024 * 1024
-"""Bytes that an input image may have."""
+"""Most bytes of an input image."""
 
 
 def new_id() -> str:
+    """A random UUID."""
     return str(uuid.uuid4())
 
 
@@ -23,5 +24,5 @@ def new_span_id() -> str:
 
 
 def new_seed() -> int:
-    """32 bits: enough to differ, short enough to be typed."""
+    """A random seed of 32 bits: short enough to be typed."""
     return secrets.randbits(32)

@@ -1,7 +1,7 @@
-"""The API's description. Loaded when somebody asks for it: the handlers themselves answer without it.
+"""The API's OpenAPI document. Imported only when it is requested.
 
-Each function declares one operation with its types and is never called; a test holds the list against the routes.
-What Powertools makes of them is finished by :mod:`handler.contract.described`.
+Each function declares one operation by its types and is never called; a test compares them with the routes. Powertools
+makes a document of them, which :mod:`handler.contract.described` completes.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -239,7 +239,7 @@ def docs() -> str: ...
 
 
 def document(base: str = "", card: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The OpenAPI 3.1 document as JSON data, of an API that is at ``base`` and draws with the model of ``card``."""
+    """The OpenAPI 3.1 document as JSON data. ``base``: the API's base URL; ``card``: the model card, for its limits."""
     made = {**_document(), "servers": [{"url": base or "/"}]}
     return described.limit_to_model(made, ModelCard.model_validate(card)) if card else made
 

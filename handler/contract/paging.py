@@ -1,4 +1,4 @@
-"""Limits of the questions that callers ask of the results: pages, tags, long polls."""
+"""Limits of queries for results: page size, tags, long polls."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ MAX_TAG = 64
 MAX_WAIT = 20
 """Seconds of a long poll, of the 29 that API Gateway grants a call."""
 CURSOR = re.compile(rf"\d{{13}}-{TASK_ID}")
-"""A name of the index: where the next page begins."""
+"""A cursor is a name of the index: the next page begins after it."""

@@ -15,4 +15,4 @@ PATHS: dict[str, tuple[str, ...]] = {
     "/": ("GET",),
     "/page/{file}": ("GET",),
 }
-"""All there is, whichever handler serves it, so that each can say what a path takes."""
+"""All paths, whichever handler serves them, so that every handler can answer 404 and 405 correctly."""

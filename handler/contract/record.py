@@ -1,4 +1,4 @@
-"""The record of a task, as it lies in S3: its parts and what each means. How it moves is :mod:`handler.task.moves`."""
+"""The record of a task as it is stored in S3. Its transitions are in :mod:`handler.task.moves`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..errors import Code
 from .request import Contract, GenerationRequest, TaskId
 from .statuses import Status
 
-When = Annotated[datetime, Field(strict=False)]  # a string in JSON
+When = Annotated[datetime, Field(strict=False)]  # JSON has it as a string
 
 
 class ModelRef(Contract):
-    """Which model drew the picture; ``dtype`` because another one draws (slightly) other pixels."""
+    """Which model drew the picture. ``dtype`` is part of it, because it changes the pixels slightly."""
 
     id: str
     revision: str | None = None
@@ -24,7 +24,7 @@ class ModelRef(Contract):
 
 
 class Lease(Contract):
-    """``message_id`` is the message under which the owner holds the task: any other one is a duplicate."""
+    """Which attempt holds the task, and until when. ``message_id``: its SQS message; any other one is a duplicate."""
 
     owner: str
     expires_at: When
@@ -41,9 +41,9 @@ class Progress(Contract):
 
 
 class Input(Contract):
-    """The input image as the first attempt found it: ``bytes`` long, ``sha256`` of them in hex.
+    """The input image as the first attempt read it: its size in ``bytes``, and its ``sha256`` in hex.
 
-    An upload may be replaced; a task's picture is drawn from one and the same input whatever becomes of its attempts.
+    Later attempts compare with it, because an upload may be replaced, and all must use the same image.
     """
 
     bytes: int
@@ -51,7 +51,7 @@ class Input(Contract):
 
 
 class Image(Contract):
-    """An image in the bucket: ``bytes`` long, ``sha256`` of them in hex."""
+    """An image in the bucket: its size in ``bytes``, and its ``sha256`` in hex."""
 
     key: str
     seed: int
@@ -75,7 +75,7 @@ class ErrorInfo(Contract):
 
 
 class Timings(Contract):
-    """Seconds. ``load`` is what this task waited for the pipeline; ``total`` runs from claim to commit, without it."""
+    """Seconds. ``load``: the wait for the pipeline to load; ``total``: from claim to commit, without ``load``."""
 
     queue: float = 0
     load: float = 0
@@ -91,8 +91,8 @@ Outcome = Literal["completed", "failed", "cancelled", "released", "suspended", "
 
 
 class PastAttempt(Contract):
-    """What became of an attempt. ``released``: a passing fault; ``suspended``: its host went; ``expired``: it was not
-    heard of again, and ``ended_at`` is when that was noticed.
+    """How an attempt ended. ``released``: by a retryable fault; ``suspended``: its host was going; ``expired``: its
+    lease ran out, and ``ended_at`` is when that was noticed.
     """
 
     number: int
@@ -105,9 +105,9 @@ class PastAttempt(Contract):
 
 
 class Record(Contract):
-    """``status.json``, the only truth about a task. ``sequence`` grows by 1 with every write.
+    """``status.json``, the only source of a task's state. ``sequence`` grows by 1 with every write.
 
-    Fields that it does not know are passed over: while a deployment rolls, two versions write the same records.
+    Unknown fields are ignored, because during a rolling deployment two versions write the same records.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -146,16 +146,16 @@ class Record(Contract):
 
     @property
     def faults(self) -> int:
-        """How many attempts ended by a passing fault."""
+        """How many attempts ended by a retryable fault."""
         return sum(one.outcome == "released" for one in self.attempts)
 
     def asks_for(self, request: GenerationRequest) -> bool:
-        """Whether ``request`` is this task's own: as its caller sent it, or with seed and defaults resolved, as it is
-        sent again.
+        """Whether ``request`` is this task's: as its caller sent it, or with seed and defaults filled in, as a requeued
+        message has it.
         """
         known = {self.fingerprint, self.request.fingerprint() if self.request else None}
         return request.fingerprint() in known
 
     def next(self, **changes: Any) -> Record:
-        """This record, moved on."""
+        """A copy with ``changes`` and the next ``sequence``."""
         return self.model_copy(update={"sequence": self.sequence + 1, **changes})

@@ -1,4 +1,4 @@
-"""What a caller asks for: GenerationRequest, read from bytes that nobody has vouched for."""
+"""GenerationRequest, and its validation from untrusted bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_BODY = 256 * 1024
-"""Bytes that a request may have: far more than its largest valid form, far less than SQS carries."""
+"""Most bytes of a request's body: far more than any valid one has, and no more than an SQS message may have."""
 MAX_SEED = 2**63 - 1
 
 TaskId = Annotated[str, StringConstraints(pattern=f"^{TASK_ID}$")]
@@ -28,7 +28,7 @@ C = TypeVar("C", bound="Contract")
 
 
 class Contract(BaseModel):
-    """Base of all that crosses a boundary: unknown fields refused, nothing converted, nothing changed later."""
+    """Base of all models that cross a boundary: strict types, unknown fields refused, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
@@ -65,19 +65,19 @@ class GenerationRequest(Contract):
 
     @property
     def steps(self) -> int | None:
-        """Denoising steps that are run: with an input image those for which ``strength`` leaves room."""
+        """Denoising steps that are actually run: with an input image ``strength`` of them. None while unknown."""
         if self.num_inference_steps is None or self.image is None or self.strength is None:
             return self.num_inference_steps
         return int(self.num_inference_steps * self.strength)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of what was asked for, whatever the task is called and however the JSON was written."""
+        """SHA-256 (hex) of the request's fields except ``task_id``; independent of their order in the JSON."""
         return hashlib.sha256(to_json(self._canonical(exclude={"task_id"}))).hexdigest()
 
     def message(self, task_id: str) -> str:
-        """The SQS message body that asks for the same: what a caller would send by hand.
+        """This request as an SQS message body.
 
-        In ASCII, for SQS refuses or replaces some characters that JSON and S3 carry.
+        ASCII only, because SQS refuses or replaces some characters that are valid in JSON.
         """
         return json.dumps(self._canonical() | {"task_id": task_id})
 
@@ -85,7 +85,7 @@ class GenerationRequest(Contract):
         return dict(sorted(self.model_dump(exclude=exclude, exclude_none=True).items()))
 
     def seeds(self) -> list[int]:
-        """The seed of each image, so that picture i can be had again alone. Needs ``seed`` resolved."""
+        """The seed of each image, with which it can be drawn again alone. Raises ValueError if ``seed`` is None."""
         if self.seed is None:
             raise ValueError("the seed is not resolved yet")
         return [(self.seed + index) % (MAX_SEED + 1) for index in range(self.num_images)]
@@ -93,28 +93,28 @@ class GenerationRequest(Contract):
 
 @dataclass(frozen=True)
 class Parsed:
-    """A body that was read: a request, or all that is wrong with it; and the task it names, where that is safe."""
+    """A parsed body: the request or its faults, and its task_id if that is valid."""
 
     request: GenerationRequest | None
     faults: tuple[FieldError, ...]
     task_id: str | None
 
     def accept(self) -> GenerationRequest:
-        """Raises InvalidRequest with every fault."""
+        """The request. Raises InvalidRequest with every fault."""
         if self.request is None or self.faults:
             raise InvalidRequest(self.faults)
         return self.request
 
 
 class CardChecks(Protocol):
-    """What is known of the model that will run a request: its card."""
+    """The part of a model card that checks requests."""
 
     def faults(self, values: Mapping[str, Any]) -> list[FieldError]:
-        """What that model refuses in a request's ``values``."""
+        """Every reason for which the model refuses a request's ``values``."""
 
 
 def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
-    """Reads a request and checks it against the contract and, where known, the card of the model that will run it."""
+    """Parses a request and checks it against the contract and, if known, the model's card. Never raises."""
     try:
         data = json_object(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
     except InvalidRequest as fault:
@@ -133,7 +133,7 @@ def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object that a body is. Raises InvalidRequest."""
+    """Parses a body as a JSON object. Raises InvalidRequest."""
     if len(raw) > MAX_BODY:
         raise InvalidRequest([FieldError("body", f"has {len(raw)} bytes; at most {MAX_BODY} are taken")])
     try:
@@ -146,7 +146,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 
 def validated(contract: type[C], data: dict[str, Any]) -> C:
-    """``data`` as that contract. Raises InvalidRequest with every fault."""
+    """``data`` validated as ``contract``. Raises InvalidRequest with every fault."""
     try:
         return contract.model_validate(data)
     except ValidationError as failed:

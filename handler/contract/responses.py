@@ -1,4 +1,4 @@
-"""What callers see: the answers of the HTTP API. Shaped in submit and status, documented in openapi."""
+"""The responses of the HTTP API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .statuses import Status
 
 
 class TaskResponse(Contract):
-    """What a submission or a cancel answers. The URLs are whole where the API knows where it is."""
+    """The response to a submission or a cancellation. URLs are absolute if the API knows its own address."""
 
     task_id: str
     status: Status
@@ -25,7 +25,7 @@ class TaskResponse(Contract):
 
 
 class QuoteResponse(Contract):
-    """What `?dry_run=1` answers: what would be run and what it would cost. Nothing is recorded or queued."""
+    """The response to `?dry_run=1`: what would be run and what it would cost. Nothing is recorded or queued."""
 
     request: GenerationRequest = Field(description="With what was left out filled in")
     model: str
@@ -36,7 +36,7 @@ class QuoteResponse(Contract):
 
 
 class UploadResponse(Contract):
-    """Leave to send an input image: a multipart form with these ``fields`` and then ``file``, posted to ``url``."""
+    """A presigned POST for an input image: a multipart form with these ``fields`` and then ``file``, sent to ``url``."""
 
     upload_id: str = Field(description="For `image` of a request")
     url: str
@@ -47,7 +47,7 @@ class UploadResponse(Contract):
 
 
 class ResultImage(Contract):
-    """An image as a caller sees it: a presigned URL that is fresh at every answer, and no S3 key."""
+    """An image: its presigned URL, renewed in every response, and its properties."""
 
     url: str
     seed: int
@@ -59,7 +59,7 @@ class ResultImage(Contract):
 
 
 class ResultAttempt(Contract):
-    """What became of an attempt; whose it was is nobody's business outside."""
+    """How an attempt ended."""
 
     number: int
     started_at: When
@@ -70,7 +70,7 @@ class ResultAttempt(Contract):
 
 
 class ResultResponse(Contract):
-    """What the status handler shows: the record with presigned URLs, and the tutorial's fields beside them."""
+    """A task: its record with presigned URLs, and the fields of the tutorial's API."""
 
     task_id: str
     status: Status
@@ -99,8 +99,8 @@ class ResultResponse(Contract):
 
 
 class ResultPage(Contract):
-    """Newest first; ``cursor`` asks for the next page, None on the last. With a filter a page may be short, or empty,
-    before the last.
+    """Newest first; ``cursor`` asks for the next page and is null on the last. With a filter any page may be short or
+    empty.
     """
 
     results: list[ResultResponse]
@@ -119,7 +119,7 @@ class ErrorResponse(Contract):
 
 
 class MeasuredSpeed(Contract):
-    """Seconds of one image's step, and of all the other parts of an image, at so many pixels."""
+    """Seconds per denoising step, and of everything else for one image, at a size of ``pixels``."""
 
     step: float
     other: float
@@ -127,7 +127,7 @@ class MeasuredSpeed(Contract):
 
 
 class HealthResponse(Contract):
-    """``model_status`` tells whether ``POST /generate`` takes requests; ``reason`` why not, or what is unknown."""
+    """``model_status``: whether ``POST /generate`` accepts requests; ``reason``: why not, or what is unknown."""
 
     status: Literal["ok"]
     model_status: Literal["available", "unavailable"]
@@ -138,7 +138,7 @@ class HealthResponse(Contract):
 
 
 class Parameter(Contract):
-    """A request field as this model takes it: enough to draw a form's field. Limits are inclusive."""
+    """A request field with this model's limits (inclusive): enough to render a form's field."""
 
     name: str
     type: Literal["string", "integer", "number"]
@@ -154,7 +154,7 @@ class Parameter(Contract):
 
 
 class ModelDescription(Contract):
-    """The model card, with its parameters in full. What is null nobody knows before a worker has loaded the model."""
+    """The model card, with its parameters in full. Null values are unknown until a worker has loaded the model."""
 
     id: str
     revision: str | None = None
@@ -169,6 +169,6 @@ class ModelDescription(Contract):
 
 
 class ModelsResponse(Contract):
-    """The models that this deployment draws with."""
+    """The models of this deployment."""
 
     models: list[ModelDescription]

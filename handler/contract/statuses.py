@@ -1,4 +1,4 @@
-"""The words for where a task is; apart from the record, for handlers that answer without pydantic."""
+"""The statuses of a task. Apart from the record, for handlers that do without pydantic."""
 
 from __future__ import annotations
 

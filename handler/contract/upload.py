@@ -1,4 +1,4 @@
-"""What a caller says of an input image before sending it."""
+"""The body of ``POST /uploads``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ CONTENT_TYPES: tuple[str, ...] = get_args(ContentType)
 
 
 class UploadRequest(Contract):
-    """What is going to be sent; an empty body means a PNG."""
+    """The input image that is going to be uploaded; an empty body means a PNG."""
 
     content_type: ContentType = Field("image/png", description="The form takes this type and no other")

@@ -1,1 +1,1 @@
-"""What stands in for AWS on this machine; the handlers do not know it is there."""
+"""Local stand-ins for AWS; the handlers need no change to run on them."""

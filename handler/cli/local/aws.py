@@ -1,6 +1,6 @@
 """An embedded AWS: moto's server on 127.0.0.1, with a bucket, a queue and its dead-letter queue.
 
-State is in memory and shared by all servers of one process, as moto keeps it, so names are drawn anew for each.
+moto keeps its state in memory, shared by all servers of one process; so every deployment gets new random names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_RECEIVES = 5
 
 
 class EmbeddedAws:
-    """A context manager; inside it ``endpoint`` answers."""
+    """A context manager that runs the server; ``endpoint`` is its URL."""
 
     def __init__(self) -> None:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -49,7 +49,7 @@ class EmbeddedAws:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a deployment has: names as the settings want them."""
+    """A deployment's resources, named as the settings need them."""
 
     bucket: str
     queue_url: str
@@ -61,7 +61,10 @@ class Resources:
 
 
 def create_resources(endpoint: str, *, visibility: int = VISIBILITY, max_receives: int = MAX_RECEIVES) -> Resources:
-    """Makes bucket, queue and dead-letter queue on an emulator, under fresh names."""
+    """Creates a bucket, a queue and its dead-letter queue on an emulator, with new random names.
+
+    ``visibility``: the queue's visibility timeout in seconds.
+    """
     session = boto3.Session(
         aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
@@ -79,13 +82,13 @@ def create_resources(endpoint: str, *, visibility: int = VISIBILITY, max_receive
 
 
 class _KeepAlive(MotoRequestHandler):  # type: ignore[misc]
-    """Half as many small calls again as with a connection for each."""
+    """Keeps connections open: 1.5 times as many small calls per second."""
 
     protocol_version = "HTTP/1.1"
 
 
 class _AtomicWrites:
-    """moto checks an object's condition and then writes it; S3 does both at once, and so does this lock."""
+    """Makes conditional writes atomic, as S3's are: moto checks the condition and writes in two steps."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The HTTP API on this machine: requests become API Gateway's events, handlers answer as they do in AWS."""
+"""A local API Gateway: turns HTTP requests into its events and calls the Lambda handlers with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from werkzeug.serving import BaseWSGIServer
 
 MOST_BYTES = 10 * 1024 * 1024
-"""Of a body that API Gateway passes on."""
+"""The largest body that API Gateway passes on."""
 
 
 class Handler(Protocol):
@@ -27,7 +27,7 @@ class Handler(Protocol):
 
 
 class HttpApi:
-    """A WSGI application over the two light handlers, routed as the template routes them."""
+    """A WSGI application over the ``submit`` and ``status`` handlers, with the routes of the deployment's template."""
 
     def __init__(self, submit: Handler, status: Handler) -> None:
         self._submit, self._status = submit, status
@@ -49,15 +49,15 @@ class HttpApi:
 
 
 def _too_large(request: Request) -> Response:
-    """What API Gateway itself says, in our envelope; no handler is asked."""
+    """API Gateway's own 413, in our envelope."""
     while request.stream.read(65536):
-        """Unread, the connection would be reset, and its client would not see why."""
+        """Reads the body, or the connection would be reset before the client sees the response."""
     refused = TooLarge([FieldError("body", f"has {request.content_length} bytes; at most {MOST_BYTES} are passed on")])
     return Response(json.dumps(refused.envelope()), 413, content_type="application/json")
 
 
 def api_event(request: Request) -> dict[str, Any]:
-    """API Gateway's event (REST, payload 1.0) of the request. A body that is no text travels as base64, as there."""
+    """The request as an API Gateway event (REST, payload 1.0); a binary body becomes base64."""
     raw = request.get_data()
     try:
         body, encoded = raw.decode(), False
@@ -89,5 +89,5 @@ def api_event(request: Request) -> dict[str, Any]:
 
 
 def serve(api: WSGIApplication, port: int) -> BaseWSGIServer:
-    """A server on 127.0.0.1 and no other address; ``serve_forever`` and ``shutdown`` are the caller's."""
+    """A server on 127.0.0.1 only. The caller runs ``serve_forever`` and ``shutdown``."""
     return make_server("127.0.0.1", port, api, threaded=True)

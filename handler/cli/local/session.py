@@ -1,4 +1,4 @@
-"""``darkroom invoke`` and ``serve``: the handlers with an AWS around them, in one process."""
+"""``darkroom invoke`` and ``serve``: the handlers, a worker and an embedded AWS in one process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ GIVE_UP = 3
 
 @contextmanager
 def aws_environment(endpoint: str | None, model: str | None) -> Iterator[Settings]:
-    """Settings for an embedded AWS, unless ``endpoint``, ``AWS_ENDPOINT_URL`` or ``AWS_PROFILE`` names another."""
+    """Settings of an embedded AWS that runs inside the block, unless ``endpoint``, ``AWS_ENDPOINT_URL`` or
+    ``AWS_PROFILE`` names another.
+    """
     chosen = {"MODEL_ID": model} if model else {}
     if endpoint:
         chosen["AWS_ENDPOINT_URL"] = endpoint
@@ -44,10 +46,10 @@ def aws_environment(endpoint: str | None, model: str | None) -> Iterator[Setting
         yield settings.require("bucket", "queue_url")
         return
     if settings.model_id.startswith("s3://"):
-        # From the real S3, before everything here turns to the embedded one.
+        # Downloaded from the real S3, before the settings switch to the embedded one.
         chosen["MODEL_ID"] = str(fetch_model(settings.model_id, settings)[0])
     with EmbeddedAws() as aws:
-        # Requests cost nothing here, and somebody looks on.
+        # Requests cost nothing here, and the user is watching.
         variables = {
             "FIRST_BEAT": "0",
             "PREVIEWS": "1",
@@ -60,7 +62,7 @@ def aws_environment(endpoint: str | None, model: str | None) -> Iterator[Setting
 
 @contextmanager
 def running_worker(settings: Settings) -> Iterator[Worker]:
-    """A worker in a thread of this process; its failure to load the model ends it early."""
+    """Runs a worker in a thread while the block runs. It ends early if the model cannot be loaded."""
     queue = TaskQueue(settings)
     worker = Worker(build(settings), queue, settings, poll_seconds=1)
     thread = threading.Thread(target=worker.run, name="worker", daemon=True)
@@ -73,7 +75,7 @@ def running_worker(settings: Settings) -> Iterator[Worker]:
 
 
 def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
-    """Sends the request as an SQS message, works until its task is terminal, and returns its ResultResponse.
+    """Sends the request as an SQS message, runs a worker until the task is terminal, and returns its ResultResponse.
 
     Raises ModelUnavailable when the worker cannot load the model.
     """
@@ -95,7 +97,7 @@ def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) 
 
 
 def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, Any]]:
-    """Gives a recorded SQS event to the handler, as Lambda would. Returns the ResultResponse of each of its tasks."""
+    """Calls the handler with a recorded SQS event, as Lambda would. Returns the ResultResponse of each of its tasks."""
     store = TaskStore(settings)
     handler = build(settings)
     handler.handle(event, None)
@@ -111,7 +113,7 @@ def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, An
 
 
 def _name(store: TaskStore, body: str, message_id: str) -> str:
-    """Where a message's task is: under its own name, unless that is another request's."""
+    """The task_id of a message's task: the one that it names, or its message_id if that names another request."""
     parsed = parse(body)
     stored = store.read(parsed.task_id) if parsed.task_id else None
     if parsed.task_id is None or stored is None or parsed.request is None:
@@ -126,7 +128,7 @@ def wait_for(
     show: Callable[[Record | None], None],
     keep_waiting: Callable[[], bool],
 ) -> Record | None:
-    """Reads the record until it is terminal or hopeless, or ``keep_waiting`` says no. Returns it as last read."""
+    """Reads the record until it is terminal, failed too often, or ``keep_waiting`` returns False; returns the last."""
     record = None
     while keep_waiting():
         stored = store.read(task_id())
@@ -139,12 +141,14 @@ def wait_for(
 
 
 def _left_to_retries(record: Record) -> bool:
-    """Whether somebody who looks on should stop: the queue tries again, after ever longer delays."""
+    """Whether the task has failed so often that waiting for it is no use: the queue retries it after ever longer
+    delays.
+    """
     return record.status == "pending" and record.error is not None and record.attempt >= GIVE_UP
 
 
 def serve_forever(settings: Settings, port: int, announce: Callable[[str], None]) -> bool:
-    """Worker and HTTP API until Ctrl-C. Returns False when they ended because the model cannot be loaded."""
+    """Runs a worker and the HTTP API until Ctrl-C. Returns False if they ended because the model cannot be loaded."""
     store, queue = TaskStore(settings), TaskQueue(settings)
     api = HttpApi(Submit(settings, store, queue), Status(settings, store))
     server = serve(api, port)
@@ -161,6 +165,6 @@ def serve_forever(settings: Settings, port: int, announce: Callable[[str], None]
 
 
 def _end_with(worker: Worker, server: BaseWSGIServer) -> None:
-    """A door without a worker behind it would take requests that nobody draws."""
+    """Stops the HTTP API when the worker fails: it would accept requests that nothing serves."""
     worker.wait_failed()
     server.shutdown()
