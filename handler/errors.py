@@ -132,11 +132,15 @@ class Unidentified(DarkroomError):
 
 
 class NotFound(DarkroomError):
+    """There is no such task, upload, image or path."""
+
     code: ClassVar[Code] = "NOT_FOUND"
     http_status: ClassVar[int] = 404
 
 
 class Conflict(DarkroomError):
+    """The task's state does not allow the call, or its task_id names another request."""
+
     code: ClassVar[Code] = "CONFLICT"
     http_status: ClassVar[int] = 409
 
@@ -153,6 +157,8 @@ class QuotaExceeded(DarkroomError):
 
 
 class ModelUnavailable(DarkroomError):
+    """The model cannot be loaded."""
+
     code: ClassVar[Code] = "MODEL_UNAVAILABLE"
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
@@ -161,20 +167,28 @@ class ModelUnavailable(DarkroomError):
 
 
 class OutOfMemory(DarkroomError):
+    """The device has too little memory for this picture, even alone."""
+
     code: ClassVar[Code] = "OUT_OF_MEMORY"
 
 
 class UnsafeContent(DarkroomError):
+    """The model's safety checker refused the picture."""
+
     code: ClassVar[Code] = "UNSAFE_CONTENT"
     http_status: ClassVar[int] = 422
 
 
 class Cancelled(DarkroomError):
+    """The task was cancelled."""
+
     code: ClassVar[Code] = "CANCELLED"
     http_status: ClassVar[int] = 409
 
 
 class TimedOut(DarkroomError):
+    """Not even one step fit into the invocation."""
+
     code: ClassVar[Code] = "TIMED_OUT"
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 504
@@ -193,10 +207,14 @@ class StillRunning(DarkroomError):
 
 
 class RetriesExhausted(DarkroomError):
+    """The task's message went to the dead-letter queue."""
+
     code: ClassVar[Code] = "RETRIES_EXHAUSTED"
 
 
 class Internal(DarkroomError):
+    """An unexpected fault of ours."""
+
     retryable: ClassVar[bool] = True
 
 
@@ -242,7 +260,7 @@ class Finished(Refused):
 
 
 class Held(Refused):
-    """Another attempt's lease lasts until ``until``, longer if it is renewed. ``message_id``: that attempt's message."""
+    """Another attempt's lease lasts until ``until``, or longer if renewed. ``message_id``: that attempt's message."""
 
     def __init__(self, until: datetime, message_id: str | None = None) -> None:
         super().__init__(f"another attempt holds the task until {until.isoformat()}")

@@ -190,7 +190,7 @@ def variables() -> list[Field[Any]]:
 
 
 def _shared_credentials(environ: Mapping[str, str]) -> bool:
-    """Whether AWS's precedence picks the shared files: a named profile, else the host's keys or role, else the files."""
+    """Whether AWS would use the shared files: a named profile first, then the host's keys or role, then the files."""
     if environ.get("AWS_PROFILE"):
         return True
     if any(environ.get(name) for name in HOST_CREDENTIALS):

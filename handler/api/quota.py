@@ -44,7 +44,7 @@ MICRO = 1_000_000
 
 @dataclass(frozen=True)
 class Spent:
-    """A day's spending. ``dollars``: in millionths, so that sums are exact; ``tasks``: latest tasks and their images."""
+    """A day's spending. ``dollars``: in millionths, for exact sums; ``tasks``: the latest tasks and their images."""
 
     images: int = 0
     dollars: int = 0

@@ -127,7 +127,7 @@ class Status:
         return json_reply(200, document(call.base, self._health.current()["model"]))
 
     def _docs(self, call: Call) -> Reply:
-        if call.query.get("format") == "json":  # where the page's own link leads
+        if call.query.get("format") == "json":  # Swagger UI links to this
             return self._openapi(call)
         from .docs import CONTENT_SECURITY_POLICY, page
 

@@ -146,12 +146,12 @@ class TaskQueue:
     def backlog(self) -> Backlog:
         """How many messages there are."""
         with _translated("count messages"):
-            told = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
+            counts = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["All"])["Attributes"]
         return Backlog(
-            visible=int(told["ApproximateNumberOfMessages"]),
-            hidden=int(told["ApproximateNumberOfMessagesNotVisible"]),
-            delayed=int(told["ApproximateNumberOfMessagesDelayed"]),
-            retention=float(told["MessageRetentionPeriod"]),
+            visible=int(counts["ApproximateNumberOfMessages"]),
+            hidden=int(counts["ApproximateNumberOfMessagesNotVisible"]),
+            delayed=int(counts["ApproximateNumberOfMessagesDelayed"]),
+            retention=float(counts["MessageRetentionPeriod"]),
         )
 
 

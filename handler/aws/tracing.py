@@ -215,7 +215,7 @@ def _end_of(record: Record, fault: BaseException | None) -> tuple[str, Code | No
         code: Code = fault.code if isinstance(fault, DarkroomError) else "INTERNAL"
         return "expired", code, fault.message if isinstance(fault, DarkroomError) else type(fault).__name__
     outcome = record.attempts[-1].outcome if record.attempts else record.status
-    if record.error is None or outcome == "suspended":  # going on elsewhere is nobody's fault
+    if record.error is None or outcome == "suspended":  # a suspension is no error
         return outcome, None, ""
     return outcome, record.error.code, record.error.message
 

@@ -46,7 +46,7 @@ KINDS: dict[str, type[DarkroomError]] = {
     )
 }
 WITHOUT_ENVELOPE: dict[int, type[DarkroomError]] = {
-    300: SettingsError,  # the service is elsewhere; the key does not follow it there
+    300: SettingsError,  # a redirect: not followed, because the API key would be sent along
     400: InvalidRequest,
     404: NotFound,
     429: ServiceFault,

@@ -39,10 +39,14 @@ class Service(Protocol):
         one as soon as it is terminal.
         """
 
-    def page(self, limit: int, cursor: str | None, status: str | None, tag: str | None) -> ResultPage: ...
+    def page(self, limit: int, cursor: str | None, status: str | None, tag: str | None) -> ResultPage:
+        """Up to ``limit`` tasks, newest first; ``cursor`` continues after an earlier page."""
 
-    def cancel(self, task_id: str) -> TaskResponse: ...
+    def cancel(self, task_id: str) -> TaskResponse:
+        """Cancels a task; idempotent."""
 
-    def retry(self, task_id: str, key: str) -> TaskResponse: ...
+    def retry(self, task_id: str, key: str) -> TaskResponse:
+        """Submits a terminal task's request again; ``key`` becomes the new task_id."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees what the service holds."""

@@ -131,7 +131,10 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
             operation["responses"].get("304", {}).pop("content", None)
             for parameter in operation.get("parameters", []):
                 parameter["schema"] = _without_null(parameter["schema"])
-    for path, model in (("/generate", ASKED), ("/uploads", "UploadRequest")):  # the second may be left out, not null
+    for path, model in (
+        ("/generate", ASKED),
+        ("/uploads", "UploadRequest"),
+    ):  # the body of /uploads is optional, but not null
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         body["schema"] = {"$ref": COMPONENT.format(model=model)}
     return document

@@ -36,7 +36,7 @@ class QuoteResponse(Contract):
 
 
 class UploadResponse(Contract):
-    """A presigned POST for an input image: a multipart form with these ``fields`` and then ``file``, sent to ``url``."""
+    """A presigned POST for an input image: a multipart form with these ``fields``, then ``file``, sent to ``url``."""
 
     upload_id: str = Field(description="For `image` of a request")
     url: str

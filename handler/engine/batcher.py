@@ -117,14 +117,14 @@ class Batcher:
             part = parts.pop(0)
             outputs, fault = self._attempt(part)
             if isinstance(fault, OutOfMemory):
-                free_memory()  # only now, out of the except clause, is what the failed forward held let go
+                free_memory()  # after the except clause, whose traceback kept the failed forward's tensors alive
                 if len(part) > 1:
                     self._most_rows[part[0].key] = max(1, sum(call.rows for call in part) // 2)
                     parts = self._fitting([call for one in (part, *parts) for call in one])
                     continue
             done += [(call, output, fault, len(part)) for call, output in zip(part, outputs, strict=True)]
         ended = time.perf_counter()
-        with self._compute.changed:  # before they are released: one that comes back at once is not waited for again
+        with self._compute.changed:  # before the callers wake: one that calls again at once must not be awaited twice
             self._awaited = {call.owner for call, _, fault, _ in done if fault is None}
             spent = ended - began
             self._patient_until = ended + min(max(self.patience * spent, LEAST_PATIENCE), self.most_patience)

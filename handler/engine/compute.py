@@ -96,7 +96,7 @@ class Compute:
                     work, wait = source.next(now)
                     if work is not None:
                         self._sources.remove(source)
-                        self._sources.append(source)  # the others first, next time
+                        self._sources.append(source)  # round robin
                         return work
                     if wait is not None:
                         waits.append(wait)

@@ -105,7 +105,7 @@ def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
     Call it in the compute thread, whose number of OpenMP threads it sets.
     """
     own = min(cores(), TEAM)
-    if torch.get_num_threads() != own:  # else left alone: setting it, to whatever value, made forwards slower
+    if torch.get_num_threads() != own:  # setting it, even to the same value, made forwards slower
         torch.set_num_threads(own)
     _leave_teams_to_this_thread()
     denoiser = getattr(pipe, denoiser_name(pipe))
@@ -114,7 +114,7 @@ def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
         denoiser.to(memory_format=torch.channels_last)
     vae = getattr(pipe, "vae", None)
     if vae is not None and dtype == "float16" and getattr(vae.config, "force_upcast", False):
-        vae.to(torch.float32)  # overflows in float16: once for all tasks, where the pipeline would do it for each
+        vae.to(torch.float32)  # it overflows in float16; else the pipeline would upcast it for every task
     if compiled:
         try:
             denoiser.compile_repeated_blocks()

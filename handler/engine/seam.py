@@ -93,8 +93,8 @@ class OnComputeThread(StandIn):
         except Exception as fault:
             if not out_of_memory(fault) or tile is None:
                 raise
-        free_memory()  # only now, out of the except clause, is what the failed try held let go
-        tile()  # in pieces from now on: slower, and within what there is
+        free_memory()  # after the except clause, whose traceback kept the failed try's tensors alive
+        tile()  # from now on decodes in tiles: slower, but with less memory
         return _distribution_as(work(*args, **kwargs), given)
 
 

@@ -49,12 +49,12 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
     if "image" in engine.card.required:
         defaults, least = engine.card.defaults, 8 * engine.card.size_multiple
         size = {"width": defaults.width or least, "height": defaults.height or least}
-        asked |= {"image": "any", "strength": 1.0, **size}  # less strength would leave no step of so few
+        asked |= {"image": "any", "strength": 1.0, **size}  # with less strength none of these few steps would be run
     asked = {name: value for name, value in asked.items() if name in engine.card.parameters}
     request = engine.card.resolve(GenerationRequest(prompt="a", seed=0, **asked))
     pair = [request, request.model_copy(update={"prompt": "b", "seed": 1})]
     drawn = [_draw(engine, one) for one in pair]
-    engine.measured = timed(drawn[-1], request)  # the first one paid for first use
+    engine.measured = timed(drawn[-1], request)  # the second: the first one paid for first use
     alone = [_pixels(one) for one in drawn]
     worst = prove(engine, pair, alone)
     for _ in range(MEETINGS - 1):

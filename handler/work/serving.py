@@ -155,7 +155,7 @@ class Generate:
                 self._once(delivery, engine)
                 return
             except LostRace as lost:
-                # Somebody moved the record: read it again and decide anew. Usually it is finished, or held.
+                # The record changed meanwhile: read it again and decide anew. Usually the task is finished, or held.
                 logger.info("the record moved", message_id=message.message_id, fault=lost.message)
             except Held as held:
                 self._pass_by(held, delivery)
