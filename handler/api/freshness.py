@@ -40,8 +40,8 @@ def matches(header: str | None, tag: str) -> bool:
     """Whether an ``If-None-Match`` header matches the ETag, by weak comparison (RFC 9110, 13.1.2)."""
     if header is None:
         return False
-    named = {one.strip().removeprefix("W/") for one in header.split(",")}
-    return "*" in named or tag.removeprefix("W/") in named
+    tags = {one.strip().removeprefix("W/") for one in header.split(",")}
+    return "*" in tags or tag.removeprefix("W/") in tags
 
 
 def retry_after(record: dict[str, Any]) -> dict[str, str]:

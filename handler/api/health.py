@@ -37,22 +37,22 @@ class ModelHealth:
 
     def _read(self, now: datetime) -> Health:
         try:
-            found = self._store.read_health()
+            health = self._store.read_health()
         except ServiceFault:
-            found = None  # requests are accepted: if S3 still fails, so will the submission itself
-        if found is None or found["model_id"] != self._settings.model_name:
+            health = None  # requests are accepted: if S3 still fails, so will the submission itself
+        if health is None or health["model_id"] != self._settings.model_name:
             reason = "no worker has loaded this model yet; requests are taken and wait for one"
             return self._unknown(reason)
-        failed_for = now - datetime.fromisoformat(found["at"])
-        if found["model_status"] == "unavailable" and failed_for >= BELIEVE_FAILURE:
-            reason = f"the last worker could not load it ({found['reason']}); requests are taken and wait for the next"
+        failed_for = now - datetime.fromisoformat(health["at"])
+        if health["model_status"] == "unavailable" and failed_for >= BELIEVE_FAILURE:
+            reason = f"the last worker could not load it ({health['reason']}); requests are taken and wait for the next"
             return self._unknown(reason)
         return Health(
-            model_status=found["model_status"],
-            model=found["model"],
-            reason=found["reason"],
-            measured=found.get("measured"),  # None from a worker of an earlier version
-            host=found.get("host"),
+            model_status=health["model_status"],
+            model=health["model"],
+            reason=health["reason"],
+            measured=health.get("measured"),  # None from a worker of an earlier version
+            host=health.get("host"),
         )
 
     def _unknown(self, reason: str) -> Health:

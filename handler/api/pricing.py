@@ -55,13 +55,13 @@ class Plan:
 def prices(file: Path = PRICES) -> dict[str, Any]:
     """The price table in ``file``. Raises InvalidRequest if it cannot be read or lacks a price."""
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
+        table: dict[str, Any] = json.loads(file.read_text())
         known = json.loads(PRICES.read_text())
     except (OSError, ValueError) as fault:
         raise InvalidRequest([FieldError(str(file), f"is no price file: {fault}")]) from fault
-    if missing := sorted(known.keys() - {"sources"} - found.keys()):
+    if missing := sorted(known.keys() - {"sources"} - table.keys()):
         raise InvalidRequest([FieldError(str(file), f"lacks {name}") for name in missing])
-    return found
+    return table
 
 
 def plans(rate: float, steps: int, speed: Speed, table: dict[str, Any], *, memory: int = 3008) -> list[Plan]:

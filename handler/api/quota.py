@@ -56,8 +56,8 @@ class Spent:
 
     def plus(self, task_id: str, images: int, dollars: int) -> Spent:
         others = {name: count for name, count in self.tasks.items() if name != task_id}
-        named = [*others.items(), (task_id, self.tasks.get(task_id, 0) + images)]
-        return Spent(self.images + images, self.dollars + dollars, dict(named[-KEPT_TASKS:]))
+        tasks = [*others.items(), (task_id, self.tasks.get(task_id, 0) + images)]
+        return Spent(self.images + images, self.dollars + dollars, dict(tasks[-KEPT_TASKS:]))
 
     def to_json(self) -> bytes:
         return json.dumps(vars(self)).encode()
@@ -111,18 +111,20 @@ class Budget:
         store.write_spending(now.date(), counted.to_json(), stored)
 
     def _check(self, spent: Spent, images: int, now: datetime) -> None:
-        said = []
+        reasons = []
         if self._most_images and spent.images + images > self._most_images:
             left = max(0, self._most_images - spent.images)
-            said.append(f"{left} of {self._most_images} images are left today, and it asks for {images}")
+            reasons.append(f"{left} of {self._most_images} images are left today, and it asks for {images}")
         cost = images * self._image_dollars
         if self._most_dollars and spent.dollars + cost > self._most_dollars:
             left = max(0, self._most_dollars - spent.dollars)
             of = f"${left / MICRO:.2f} of ${self._most_dollars / MICRO:.2f}"
-            said.append(f"{of} are left today, and it counts as ${cost / MICRO:.4f}")
-        if said:
+            reasons.append(f"{of} are left today, and it counts as ${cost / MICRO:.4f}")
+        if reasons:
             renews = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)
-            message = f"the daily budget does not hold this task: {'; '.join(said)}. It renews at {renews.isoformat()}"
+            message = (
+                f"the daily budget does not hold this task: {'; '.join(reasons)}. It renews at {renews.isoformat()}"
+            )
             raise QuotaExceeded(
-                message, (renews - now).total_seconds(), [FieldError("num_images", one) for one in said]
+                message, (renews - now).total_seconds(), [FieldError("num_images", one) for one in reasons]
             )

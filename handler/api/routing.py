@@ -131,7 +131,7 @@ class Api:
         return reply.to_lambda(call)
 
     def _serve(self, call: Call) -> Reply:
-        path, named = match_path(call.path)
+        path, variables = match_path(call.path)
         allowed = _allowed(PATHS[path])
         if call.method == "OPTIONS":
             return Reply(204, headers={"Allow": ", ".join(allowed)})
@@ -139,7 +139,7 @@ class Api:
         route = self._routes.get(f"{method} {path}")
         if route is None:
             raise MethodNotAllowed(call.method, allowed)
-        return route(call, **named)
+        return route(call, **variables)
 
 
 def match_path(path: str) -> tuple[str, dict[str, str]]:

@@ -149,10 +149,10 @@ class Submit:
         """
         submission = Submission(trace, origin)
         request = parse(body, self._card()).accept()
-        named = task_id_of(request, key)
-        if named is not None and (record := self._existing(named, request, submission)) is not None:
+        task_id = task_id_of(request, key)
+        if task_id is not None and (record := self._existing(task_id, request, submission)) is not None:
             return record
-        return self._create(named or self._new_id(), request, submission)
+        return self._create(task_id or self._new_id(), request, submission)
 
     def retry(self, task_id: str, key: str | None = None, *, trace: str | None = None) -> Record:
         """A new task with the request of the terminal one ``task_id``, its seed included.

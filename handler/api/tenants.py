@@ -47,10 +47,10 @@ def tenant_name(identity: str) -> str:
 
 
 def _context(event: Mapping[str, Any], *path: str) -> Any:
-    found: Any = event.get("requestContext")
+    value: Any = event.get("requestContext")
     for step in path:
-        found = found.get(step) if isinstance(found, dict) else None
-    return found
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
 
 
 def _api_key(event: Mapping[str, Any]) -> Any:

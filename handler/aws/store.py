@@ -106,8 +106,8 @@ class TaskStore:
         """The store without a tenant, then each tenant's: one request for 1,000 tenants."""
         yield self.for_tenant(None)
         with translated("list the tenants"):
-            found = obstore.list_with_delimiter(self._s3, "tenants")["common_prefixes"]
-        names = [prefix.rstrip("/").removeprefix("tenants/") for prefix in found]
+            prefixes = obstore.list_with_delimiter(self._s3, "tenants")["common_prefixes"]
+        names = [prefix.rstrip("/").removeprefix("tenants/") for prefix in prefixes]
         yield from (self.for_tenant(name) for name in names if re.fullmatch(TENANT, name))
 
     def record_key(self, task_id: str) -> str:
@@ -165,17 +165,17 @@ class TaskStore:
         """
         most = limit if wanted is None else MOST_SCANNED
         names = self._index(cursor, most + 1)
-        found: list[Stored] = []
+        page: list[Stored] = []
         seen = 0
         with ThreadPoolExecutor(8) as pool:
-            while seen < min(most, len(names)) and len(found) < limit:
+            while seen < min(most, len(names)) and len(page) < limit:
                 some = names[seen : min(most, seen + max(limit, READ_AT_ONCE))]
                 for stored in pool.map(lambda name: self._listed(name, wanted), some):
                     seen += 1
-                    found += [stored] if stored is not None else []
-                    if len(found) == limit:
+                    page += [stored] if stored is not None else []
+                    if len(page) == limit:
                         break
-        return found, (names[seen - 1] if seen < len(names) else None)
+        return page, (names[seen - 1] if seen < len(names) else None)
 
     def _index(self, cursor: str | None, most: int) -> list[str]:
         """Up to ``most`` index names after ``cursor``."""
@@ -238,8 +238,8 @@ class TaskStore:
 
     def read_upload(self, upload_id: str) -> Upload | None:
         """The input image, or None. The bytes of one that is too large are not read, to save memory."""
-        found = s3.get_up_to(self._s3, self.upload_key(upload_id), MAX_UPLOAD)
-        return Upload(*found) if found else None
+        upload = s3.get_up_to(self._s3, self.upload_key(upload_id), MAX_UPLOAD)
+        return Upload(*upload) if upload else None
 
     def presign(self, key: str) -> str:
         """A GET URL, valid for ``URL_LIFETIME`` seconds and no longer than the credentials that sign it."""

@@ -54,8 +54,8 @@ def redrive(
             line = {"task_id": record.task_id, "attempts": record.attempt, "redriven": not dry_run}
             would = "would be pending again" if dry_run else "is pending again"
             whose = f"{record.task_id} of {one.tenant}" if one.tenant else record.task_id
-            told = json.dumps(line | {"tenant": one.tenant})
-            typer.echo(told if as_json else f"{whose} {would}, after {record.attempt} attempts")
+            line_json = json.dumps(line | {"tenant": one.tenant})
+            typer.echo(line_json if as_json else f"{whose} {would}, after {record.attempt} attempts")
 
 
 @operations.command()

@@ -65,17 +65,17 @@ class ModelCard(Contract):
         """Every reason for which this model refuses a request's ``values``, which may be incomplete but have valid
         types.
         """
-        found = []
+        faults = []
         for name in OPTIONAL:
             value = values.get(name)
             if value is None or (name == "num_images" and value == 1):
                 continue
             if name not in self.parameters:
-                found.append(FieldError(name, f"{self.pipeline} does not take it"))
+                faults.append(FieldError(name, f"{self.pipeline} does not take it"))
             elif reason := self.over(name, value):
-                found.append(FieldError(name, reason))
-        found += [FieldError(name, f"{self.pipeline} needs it") for name in self.required if values.get(name) is None]
-        return found + self._no_step_left(values)
+                faults.append(FieldError(name, reason))
+        faults += [FieldError(name, f"{self.pipeline} needs it") for name in self.required if values.get(name) is None]
+        return faults + self._no_step_left(values)
 
     def _no_step_left(self, values: Mapping[str, Any]) -> list[FieldError]:
         """A fault if the strength is so low that no denoising step would be run."""

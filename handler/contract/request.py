@@ -126,8 +126,8 @@ def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
         faults = list(fault.details)
     if card is not None:
         at_fault = {fault.field.partition(".")[0] for fault in faults}
-        found = card.faults({name: value for name, value in data.items() if name not in at_fault})
-        faults += [fault for fault in found if fault.field not in at_fault]
+        refused = card.faults({name: value for name, value in data.items() if name not in at_fault})
+        faults += [fault for fault in refused if fault.field not in at_fault]
     bad_id = any(fault.field == "task_id" for fault in faults)
     return Parsed(request, tuple(faults), None if bad_id else data.get("task_id"))
 

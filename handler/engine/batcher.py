@@ -62,13 +62,13 @@ class Batcher:
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """A call's arguments by name, bound to the signature of the network's ``forward``."""
         bound = self._signature.bind(*args, **kwargs)
-        named: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for name, value in bound.arguments.items():
             if self._signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-                named |= value
+                arguments |= value
             else:
-                named[name] = value
-        return named
+                arguments[name] = value
+        return arguments
 
     def leave(self, owner: object) -> None:
         """The task makes no more calls: no forward waits for it any longer."""

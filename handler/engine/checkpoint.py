@@ -41,13 +41,13 @@ def weights_of(denoiser: torch.nn.Module) -> str:
 
 def identity(card: ModelCard, weights: str, request: GenerationRequest, image: bytes = b"") -> dict[str, str]:
     """Everything that determines a picture, as checkpoint metadata. ``image``: the bytes of the input image."""
-    asked = request.model_dump_json(exclude={"task_id", "tags", "output_format", "quality"})
+    fields = request.model_dump_json(exclude={"task_id", "tags", "output_format", "quality"})
     return {
         "format": FORMAT,
         "model": f"{card.id} {card.revision} {card.pipeline} {card.dtype}",
         "weights": weights,
         "libraries": json.dumps({name: version(name) for name in LIBRARIES}),
-        "request": hashlib.sha256(asked.encode()).hexdigest(),
+        "request": hashlib.sha256(fields.encode()).hexdigest(),
         **({"input": hashlib.sha256(image).hexdigest()} if image else {}),
     }
 

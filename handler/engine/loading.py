@@ -208,9 +208,9 @@ def from_image(pipe: Any) -> Any:
     kind = getattr(diffusers, type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline"), None)
     if kind is None or not _fields(pipe) - {"width", "height"} <= _fields(kind):
         return None
-    given = {**pipe.config, **pipe.components}
+    parts = {**pipe.config, **pipe.components}
     with _quiet():
-        variant = kind(**{name: given[name] for name in inspect.signature(kind.__init__).parameters if name in given})
+        variant = kind(**{name: parts[name] for name in inspect.signature(kind.__init__).parameters if name in parts})
     variant.set_progress_bar_config(disable=True)
     return variant
 

@@ -159,14 +159,14 @@ def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: I
     from ..contract.card import ARGUMENTS
     from .loading import taken
 
-    given = {field: getattr(request, field) for field in card.parameters}
-    if "seed" in given:
-        drawn = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds()]
-        given["seed"] = drawn if len(drawn) > 1 else drawn[0]
+    values = {field: getattr(request, field) for field in card.parameters}
+    if "seed" in values:
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds()]
+        values["seed"] = generators if len(generators) > 1 else generators[0]
     if picture is not None:
-        given |= {"image": picture, "width": picture.width, "height": picture.height}
+        values |= {"image": picture, "width": picture.width, "height": picture.height}
     else:
-        given.pop("image", None)  # the request's field is an upload_id, not an image
-    named = {ARGUMENTS[field]: value for field, value in given.items() if value is not None}
+        values.pop("image", None)  # the request's field is an upload_id, not an image
+    named = {ARGUMENTS[field]: value for field, value in values.items() if value is not None}
     known = taken(pipe)
     return {"prompt": request.prompt} | {name: value for name, value in named.items() if name in known}

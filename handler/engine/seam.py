@@ -71,10 +71,10 @@ class OnComputeThread(StandIn):
         return self._run(self.__dict__["_inner"], args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        found = super().__getattr__(name)
+        attribute = super().__getattr__(name)
         if name not in self.METHODS:
-            return found
-        return lambda *args, **kwargs: self._run(found, args, kwargs)
+            return attribute
+        return lambda *args, **kwargs: self._run(attribute, args, kwargs)
 
     def _run(self, work: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         compute: Compute = self.__dict__["_compute"]
@@ -85,17 +85,17 @@ class OnComputeThread(StandIn):
         inner = self.__dict__["_inner"]
         tile = getattr(inner, "enable_tiling", None)
         if tile is not None:  # a VAE, which may be kept in float32 while the rest is not (loading.tune)
-            given = next((one.dtype for one in args if isinstance(one, torch.Tensor)), inner.dtype)
+            dtype = next((one.dtype for one in args if isinstance(one, torch.Tensor)), inner.dtype)
             args = tuple(_as_floating(value, inner.dtype) for value in args)
         try:
             output = work(*args, **kwargs)
-            return output if tile is None else _distribution_as(output, given)
+            return output if tile is None else _distribution_as(output, dtype)
         except Exception as fault:
             if not out_of_memory(fault) or tile is None:
                 raise
         free_memory()  # after the except clause, whose traceback kept the failed try's tensors alive
         tile()  # from now on decodes in tiles: slower, but with less memory
-        return _distribution_as(work(*args, **kwargs), given)
+        return _distribution_as(work(*args, **kwargs), dtype)
 
 
 def _as_floating(value: Any, dtype: torch.dtype) -> Any:
@@ -104,11 +104,11 @@ def _as_floating(value: Any, dtype: torch.dtype) -> Any:
 
 def _distribution_as(output: T, dtype: torch.dtype) -> T:
     """Casts what a VAE encoded to the dtype of its input, which is the denoiser's. Decoded pictures are unchanged."""
-    found: Any = getattr(output, "latent_dist", None)
-    if found is None or found.parameters.dtype == dtype:
+    distribution: Any = getattr(output, "latent_dist", None)
+    if distribution is None or distribution.parameters.dtype == dtype:
         return output
-    made: T = type(output)(latent_dist=type(found)(found.parameters.to(dtype)))  # type: ignore[call-arg]
-    return made
+    converted: T = type(output)(latent_dist=type(distribution)(distribution.parameters.to(dtype)))  # type: ignore[call-arg]
+    return converted
 
 
 class LockedTokenizer:
@@ -118,10 +118,9 @@ class LockedTokenizer:
         self._inner, self._lock = inner, lock
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        return (
-            LockedTokenizer(found, self._lock) if inspect.ismethod(found) else found
-        )  # `tokenize` changes the state, too
+        attribute = getattr(self._inner, name)
+        # Methods too: `tokenize`, for one, also changes the state.
+        return LockedTokenizer(attribute, self._lock) if inspect.ismethod(attribute) else attribute
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._lock:

@@ -57,12 +57,12 @@ class Hold:
         except LostRace:
             # An earlier write may have succeeded although its response was an error: then the task is still this
             # attempt's, and only the ETag differs from the one that we know.
-            there = self._records.read(self.record.task_id)
-            found = Record.from_json(there.body) if there else None
-            if there is None or found is None or not self._is_ours(found):
+            latest = self._records.read(self.record.task_id)
+            current = Record.from_json(latest.body) if latest else None
+            if latest is None or current is None or not self._is_ours(current):
                 raise
-            record = record.model_copy(update={"sequence": found.sequence + 1})
-            self._stored = self._records.change(there, record)
+            record = record.model_copy(update={"sequence": current.sequence + 1})
+            self._stored = self._records.change(latest, record)
         self.record = record
 
     def _is_ours(self, found: Record) -> bool:
