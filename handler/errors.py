@@ -1,4 +1,4 @@
-"""All of Darkroom's exceptions, in one tree.
+"""Every fault that Darkroom names, in one tree.
 
 ::
 
@@ -16,6 +16,7 @@
     ├── UnsafeContent             UNSAFE_CONTENT     no         422
     ├── Cancelled                 CANCELLED          no         409
     ├── TimedOut                  TIMED_OUT          yes        504
+    ├── OutOfTime                 TIMED_OUT          no         504   the task's own time is over, or its retention
     ├── StillRunning              TIMED_OUT          yes        504   a client's wait is over; the task goes on
     ├── RetriesExhausted          RETRIES_EXHAUSTED  no         500
     ├── Internal                  INTERNAL           yes        500   a fault of ours, met while developing
@@ -30,7 +31,8 @@
         └── LostRace                                                  somebody else moved the record: read again
 
 ``code`` is what callers see and is one of :data:`CODES`. ``retryable`` tells the queue what to do: a retryable
-fault sends the message back, any other ends the task as ``failed``.
+fault sends the message back, any other ends the task as ``failed``. An attempt that ends by one whose
+``own_fault`` is true is a try of its task, which has ``MAX_TRIES`` of them.
 """
 
 from __future__ import annotations
@@ -63,20 +65,22 @@ CODES: tuple[str, ...] = get_args(Code)
 
 @dataclass(frozen=True)
 class FieldError:
-    """One thing that is wrong with a request. ``field``: its JSON path, a header's name, or ``body`` for all of it."""
+    """One thing that is wrong with a request: ``field`` is the JSON path, ``body`` for the whole."""
 
     field: str
     message: str
 
 
 class DarkroomError(Exception):
-    """Base of all. ``message`` is shown to callers, so it contains no secret and no S3 key."""
+    """Base of all. ``message`` is written for the caller and holds no secret and no S3 key."""
 
     code: ClassVar[Code] = "INTERNAL"
     retryable: ClassVar[bool] = False
     http_status: ClassVar[int] = 500
+    own_fault: ClassVar[bool] = False
+    """Whether an attempt that ended by it counts as one of its task's tries; faults of the surroundings do not."""
     retry_after: int | None = None
-    """Seconds after which the same call may succeed, for the header ``Retry-After``."""
+    """Seconds after which the same call may go better, for the header ``Retry-After``."""
 
     def __init__(self, message: str, details: Iterable[FieldError] = ()) -> None:
         super().__init__(message)
@@ -84,13 +88,13 @@ class DarkroomError(Exception):
         self.details = tuple(details)
 
     def envelope(self) -> dict[str, object]:
-        """The JSON body of every HTTP error response."""
+        """The one shape in which errors leave over HTTP."""
         details = [{"field": fault.field, "message": fault.message} for fault in self.details]
         return {"error": {"code": self.code, "message": self.message, "details": details}}
 
 
 class InvalidRequest(DarkroomError):
-    """``details`` lists every fault of the request, not just the first."""
+    """``details`` holds every fault of the request, not the first."""
 
     code: ClassVar[Code] = "INVALID_REQUEST"
     http_status: ClassVar[int] = 422
@@ -101,7 +105,7 @@ class InvalidRequest(DarkroomError):
 
 
 class MethodNotAllowed(InvalidRequest):
-    """``allow``: the methods that the path supports."""
+    """``allow`` holds the methods that the path takes."""
 
     http_status: ClassVar[int] = 405
 
@@ -111,42 +115,36 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class TooLarge(InvalidRequest):
-    """The body is larger than is accepted."""
+    """The body has more bytes than any valid request."""
 
     http_status: ClassVar[int] = 413
 
 
 class UnsupportedMediaType(InvalidRequest):
-    """The Content-Type is not JSON."""
+    """The body says that it is something else than JSON."""
 
     http_status: ClassVar[int] = 415
 
 
 class Unidentified(DarkroomError):
-    """With tenants on, the request has no identity: API Gateway was not configured to require a key, signature or
-    token.
-    """
+    """As API Gateway answers where a key or a signature is missing; for where it was not told to ask for one."""
 
     code: ClassVar[Code] = "INVALID_REQUEST"
     http_status: ClassVar[int] = 403
 
 
 class NotFound(DarkroomError):
-    """There is no such task, upload, image or path."""
-
     code: ClassVar[Code] = "NOT_FOUND"
     http_status: ClassVar[int] = 404
 
 
 class Conflict(DarkroomError):
-    """The task's state does not allow the call, or its task_id names another request."""
-
     code: ClassVar[Code] = "CONFLICT"
     http_status: ClassVar[int] = 409
 
 
 class QuotaExceeded(DarkroomError):
-    """``message`` says what is left of the budget; ``renews_in``: seconds until it is renewed."""
+    """``message`` says what is left; ``renews_in``: seconds until there is more."""
 
     code: ClassVar[Code] = "QUOTA_EXCEEDED"
     http_status: ClassVar[int] = 429
@@ -157,45 +155,45 @@ class QuotaExceeded(DarkroomError):
 
 
 class ModelUnavailable(DarkroomError):
-    """The model cannot be loaded."""
-
     code: ClassVar[Code] = "MODEL_UNAVAILABLE"
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
     retry_after = 30
-    """Seconds: how long the API caches the model's health."""
+    """As long as the door believes what it has read of the model's health."""
 
 
 class OutOfMemory(DarkroomError):
-    """The device has too little memory for this picture, even alone."""
-
     code: ClassVar[Code] = "OUT_OF_MEMORY"
 
 
 class UnsafeContent(DarkroomError):
-    """The model's safety checker refused the picture."""
-
     code: ClassVar[Code] = "UNSAFE_CONTENT"
     http_status: ClassVar[int] = 422
 
 
 class Cancelled(DarkroomError):
-    """The task was cancelled."""
-
     code: ClassVar[Code] = "CANCELLED"
     http_status: ClassVar[int] = 409
 
 
 class TimedOut(DarkroomError):
-    """Not even one step fit into the invocation."""
+    """Not one step of the task fits into an invocation."""
 
     code: ClassVar[Code] = "TIMED_OUT"
     retryable: ClassVar[bool] = True
+    own_fault: ClassVar[bool] = True
+    http_status: ClassVar[int] = 504
+
+
+class OutOfTime(DarkroomError):
+    """The end of a task that has used up ``MAX_TASK_SECONDS``, or is past its ``expires_at``."""
+
+    code: ClassVar[Code] = "TIMED_OUT"
     http_status: ClassVar[int] = 504
 
 
 class StillRunning(DarkroomError):
-    """Raised by the client after its timeout. ``result``: the task as last seen, None if it never was."""
+    """Raised by the client. ``result`` is the task as it was last seen, None where it never was."""
 
     code: ClassVar[Code] = "TIMED_OUT"
     retryable: ClassVar[bool] = True
@@ -207,23 +205,20 @@ class StillRunning(DarkroomError):
 
 
 class RetriesExhausted(DarkroomError):
-    """The task's message went to the dead-letter queue."""
-
     code: ClassVar[Code] = "RETRIES_EXHAUSTED"
 
 
 class Internal(DarkroomError):
-    """An unexpected fault of ours."""
-
     retryable: ClassVar[bool] = True
+    own_fault: ClassVar[bool] = True
 
 
 class PipelineRefused(DarkroomError):
-    """The stock pipeline raised a TypeError or ValueError: another try would fail in the same way."""
+    """The stock pipeline raised a TypeError or ValueError: no other try would end otherwise."""
 
 
 class ServiceFault(DarkroomError):
-    """S3 or SQS failed or did not answer. A write may have been done all the same."""
+    """S3 or SQS did not do what was asked, and the outcome of a write may be unknown."""
 
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
@@ -231,26 +226,28 @@ class ServiceFault(DarkroomError):
 
 
 class Suspended(DarkroomError):
-    """Raised between two steps of a task whose worker must stop. The next attempt continues from the checkpoint."""
+    """Raised between two steps of a task whose worker is about to go; its checkpoint goes with it."""
 
     retryable: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
 
 
 class WorkerBroken(DarkroomError):
-    """The process can no longer work (device lost, disk full). Its tasks go on elsewhere, and it exits with 1."""
+    """Nothing that this process tries will work any more. Its tasks go on elsewhere, and it exits with 1.
+
+    It counts as a try of every task that was being drawn: one of them may have broken it.
+    """
 
     retryable: ClassVar[bool] = True
+    own_fault: ClassVar[bool] = True
     http_status: ClassVar[int] = 503
 
 
 class SettingsError(DarkroomError):
-    """A setting is missing or invalid; ``message`` names the environment variable and its limits."""
+    """Names the environment variable and its limits."""
 
 
 class Refused(DarkroomError):
-    """The record does not allow this move."""
-
     code: ClassVar[Code] = "CONFLICT"
     http_status: ClassVar[int] = 409
 
@@ -260,7 +257,7 @@ class Finished(Refused):
 
 
 class Held(Refused):
-    """Another attempt's lease lasts until ``until``, or longer if renewed. ``message_id``: that attempt's message."""
+    """Another attempt works on the task until ``until``, unless it renews its lease. ``message_id``: its message."""
 
     def __init__(self, until: datetime, message_id: str | None = None) -> None:
         super().__init__(f"another attempt holds the task until {until.isoformat()}")
@@ -268,4 +265,4 @@ class Held(Refused):
 
 
 class LostRace(Refused):
-    """Somebody else changed the record since it was read (S3 answered 412), or it is no longer this attempt's."""
+    """The record changed since it was read (S3 answered 412)."""

@@ -101,6 +101,15 @@ class Settings:
         least=2,
         most=3600,
     )
+    max_tries: int = _setting(
+        5,
+        "Attempts of a task that may end by its own fault, or without a step saved, until it fails",
+        least=1,
+        most=100,
+    )
+    max_task_seconds: float = _setting(
+        0.0, "Seconds of drawing, over all attempts, after which a task fails; `0`: any number", least=0, most=10**7
+    )
     stuck_after: float = _setting(
         900.0, "Seconds without a move after which `doctor` looks at a task", least=60, most=14 * 24 * 3600
     )

@@ -191,7 +191,7 @@ def record_of(store: TaskStore, task_id: str) -> Record:
     return Record.from_json(stored.body)
 
 
-def held(store: TaskStore, clock: Clock, *, lease: float = 60, message_id: str | None = None) -> Record:
+def held(store: TaskStore, clock: Clock, *, lease: float = 60, message_id: str | None = None, tries: int = 0) -> Record:
     """The record of the task "mine", a fox, that a worker elsewhere has claimed."""
     record = moves.create("mine", GenerationRequest(prompt="fox"), 7, clock(), timedelta(days=1))
     assert record.request is not None
@@ -201,7 +201,7 @@ def held(store: TaskStore, clock: Clock, *, lease: float = 60, message_id: str |
         now=clock(),
         request=CARD.resolve(record.request),
         model=ModelRef(id="m", pipeline="P", dtype="float32"),
-    )
+    ).model_copy(update={"tries": tries})
     store.create(claimed)
     return claimed
 

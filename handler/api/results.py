@@ -34,8 +34,18 @@ if TYPE_CHECKING:
 
 MAX_INLINE = 4 * 1024 * 1024
 """The most bytes of an image that fit, as base64, into a Lambda response of 6 MB."""
-HIDDEN = ("fingerprint", "lease", "preview", "tenant")
+HIDDEN = ("fingerprint", "lease", "preview", "sends", "tenant")
 """Fields of a record that callers do not see."""
+ADDED: dict[str, Any] = {
+    "queued_at": None,
+    "origin": None,
+    "input": None,
+    "tries": 0,
+    "spent_seconds": 0.0,
+    "saved_step": 0,
+    "warnings": [],
+}
+"""Fields that records of release 0.1.0 lack."""
 MARGIN = 2.0
 """Seconds that a long poll leaves of the invocation's time for its last read and its response."""
 
@@ -182,8 +192,8 @@ class Status:
         shown["attempts"] = [
             {name: value for name, value in one.items() if name != "owner"} for one in record.get("attempts", [])
         ]
-        for added in ("queued_at", "origin", "input"):
-            shown.setdefault(added, None)  # records of an earlier version
+        for added, default in ADDED.items():
+            shown.setdefault(added, default)
         shown["images"] = [
             {"url": self._store.presign(image["key"]), **{name: image[name] for name in image if name != "key"}}
             for image in record["images"]

@@ -130,6 +130,8 @@ class Submit:
             try:
                 cancelled = moves.cancel(record, now=self._now())
                 self._store.change(stored, cancelled)
+                if record.attempt == 0:
+                    self._store.close(task_id)
                 self._metrics.cancelled()
             except Finished as fault:
                 raise Conflict(fault.message) from fault
@@ -190,10 +192,10 @@ class Submit:
     def _create(self, task_id: str, request: GenerationRequest, submission: Submission) -> Record:
         record = moves.create(
             task_id, request, self._new_seed(), self._now(), self._keep, self._store.tenant, origin=submission.origin
-        )
+        ).model_copy(update={"sends": 1})
         # A crash from here to the record's creation costs the tenant a part of its budget, with no task for it.
         self._budget.spend(self._store, task_id, request.num_images)
-        self._store.index(record)
+        self._store.announce(record)
         try:
             self._store.create(record)
         except LostRace:
@@ -202,7 +204,7 @@ class Submit:
                 raise ServiceFault("the record came and went while it was written; submit again") from None
             return existing
         # A crash here leaves a pending record without a message: the same submission again sends it.
-        self._send(task_id, request, submission)
+        self._send(record, submission)
         return record
 
     def _existing(self, task_id: str, request: GenerationRequest, submission: Submission) -> Record | None:
@@ -214,18 +216,24 @@ class Submit:
             raise Conflict(
                 f"task {task_id} exists with another request", [FieldError("task_id", "names another request")]
             )
-        if record.status == "pending":
-            # Whether the first message was sent is not known. A second one does no harm: one attempt claims the task.
-            self._send(task_id, request, submission)
-        return record
+        if record.status != "pending":
+            return record
+        # Whether the first message was sent is not known. A second one does no harm: one attempt claims the task.
+        try:
+            again = moves.requeue(record, now=self._now())
+            self._store.change(stored, again)
+        except LostRace:
+            return record  # somebody came for it meanwhile
+        self._send(again, submission)
+        return again
 
-    def _send(self, task_id: str, request: GenerationRequest, submission: Submission) -> None:
+    def _send(self, record: Record, submission: Submission) -> None:
         try:
             with self._tracer.sending(submission.trace, self._queue.url) as header:
-                self._queue.send(request.message(task_id), trace=header, tenant=self._store.tenant)
+                self._queue.send(record.pointer(), trace=header)
         except ServiceFault as fault:
-            again = f"submit it again with the task_id {task_id}"
-            raise ServiceFault(f"task {task_id} is recorded but may not be queued: {again}") from fault
+            again = f"submit it again with the task_id {record.task_id}"
+            raise ServiceFault(f"task {record.task_id} is recorded but may not be queued: {again}") from fault
 
 
 def build(settings: Settings) -> Submit:

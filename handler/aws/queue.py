@@ -6,7 +6,6 @@ SQS delivers at least once and in any order; a received message is hidden from o
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,8 +16,7 @@ from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ..contract import ids
-from ..errors import FieldError, InvalidRequest, ServiceFault, SettingsError
+from ..errors import ServiceFault, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +37,7 @@ class Message:
     """A message as received; ``attributes`` are SQS's own (ApproximateReceiveCount, SentTimestamp, …).
 
     ``tenant`` is what the sender wrote, unchecked: whoever may send to the queue may name any tenant, or an invalid one
-    (see :func:`tenant_fault`). An attribute that is no string counts as the invalid name "".
+    (see :func:`handler.task.messages.asked_by`). An attribute that is no string counts as the invalid name "".
     """
 
     message_id: str
@@ -153,13 +151,6 @@ class TaskQueue:
             delayed=int(counts["ApproximateNumberOfMessagesDelayed"]),
             retention=float(counts["MessageRetentionPeriod"]),
         )
-
-
-def tenant_fault(message: Message) -> InvalidRequest | None:
-    """The fault of a message whose tenant name is invalid, else None."""
-    if message.tenant is None or re.fullmatch(ids.TENANT, message.tenant):
-        return None
-    return InvalidRequest([FieldError("tenant", f"the message attribute must match {ids.TENANT}")])
 
 
 def messages_of(event: dict[str, Any]) -> list[Message]:

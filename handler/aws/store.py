@@ -12,24 +12,28 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import obstore
 
 from ..contract.ids import MAX_UPLOAD, TASK_ID, TENANT
-from ..errors import FieldError, InvalidRequest, NotFound
+from ..errors import FieldError, InvalidRequest, NotFound, ServiceFault
+from ..logs import logger
 from . import s3
 from .s3 import Stored, connect, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import date
 
     from ..settings import Settings
 
 HEALTH_KEY = "health/model.json"
+DOCTOR_KEY = "health/doctor.json"
+NO_TENANT = "-"
+"""In keys where a tenant's name stands: no tenant can be called that."""
 FAR_FUTURE_MS = 9_999_999_999_999
 """Index keys count down from it (to the year 2286), because S3 lists in ascending order only."""
 MOST_SCANNED = 400
@@ -65,19 +69,16 @@ class Upload:
     body: bytes
 
 
-@dataclass
-class TaskObjects:
-    """The objects of one task in the bucket, as a listing shows them: when each was last written."""
+@dataclass(frozen=True)
+class OpenTask:
+    """A task that somebody has to come for: ``since`` is when it was listed, by S3's clock; ``name`` its place in the
+    list.
+    """
 
+    tenant: str | None
     task_id: str
-    recorded_at: datetime | None = None
-    checkpoint: datetime | None = None
-    images: dict[str, datetime] = field(default_factory=dict)
-
-    @property
-    def attempts(self) -> set[str]:
-        """Numbers of the attempts that wrote images, as their keys spell them."""
-        return {key.split("/")[-2] for key in self.images}
+    since: datetime
+    name: str
 
 
 class TaskStore:
@@ -148,12 +149,63 @@ class TaskStore:
         """Replaces the record that was read as ``stored``. Raises LostRace if it has changed since."""
         return s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), {"e_tag": stored.etag})
 
-    def index(self, record: Document) -> None:
-        """Adds the task to the index. Call it before ``create``: a crash between them leaves an entry without a record,
-        which ``newest`` skips.
+    def announce(self, record: Document) -> None:
+        """Lists the task twice, side by side: among all of its tenant's, and among those that are open.
+
+        Call it before ``create``: a crash between them leaves entries without a record, which ``newest`` skips and the
+        doctor removes.
         """
         name = index_name(record.task_id, record.created_at)
-        s3.put(self._s3, f"{self._prefix}index/{name}", b"", "index the task")
+        with ThreadPoolExecutor(1) as beside:
+            opened = beside.submit(self.open, record.task_id)
+            s3.put(self._s3, f"{self._prefix}index/{name}", b"", "index the task")
+            opened.result()
+
+    def open(self, task_id: str) -> None:
+        """Lists the task as one that somebody has to come for, from now on."""
+        s3.put(self._s3, self._open_key(task_id), b"", "list the open task")
+
+    def close(self, task_id: str) -> None:
+        """The task has ended and left nothing behind. A failure leaves the entry to the doctor."""
+        try:
+            s3.delete(self._s3, self._open_key(task_id), "take the task off the list")
+        except ServiceFault as fault:
+            logger.warning("an ended task stays listed as open", task_id=task_id, fault=fault.message)
+
+    def _open_key(self, task_id: str) -> str:
+        if not NAME.fullmatch(task_id):
+            raise NotFound("there is no task of this name")
+        return f"open/{self.tenant or NO_TENANT}/{task_id}"
+
+    def open_tasks(self, after: str | None = None) -> Iterator[OpenTask]:
+        """Every tenant's open tasks, behind the ``name`` of one: one request for 1,000."""
+        with translated("list the open tasks"):
+            for chunk in obstore.list(self._s3, "open/", offset=f"open/{after}" if after else None, chunk_size=1000):
+                for meta in chunk:
+                    name = str(meta["path"]).removeprefix("open/")
+                    tenant, _, task_id = name.partition("/")
+                    yield OpenTask(None if tenant == NO_TENANT else tenant, task_id, meta["last_modified"], name)
+
+    def objects_of(self, task_id: str) -> dict[str, datetime]:
+        """The keys of a task's objects beside its record, and when each was written."""
+        record = self.record_key(task_id)
+        with translated("list a task's objects"):
+            found = [meta for chunk in obstore.list(self._s3, self._key(task_id, "")) for meta in chunk]
+        return {str(meta["path"]): meta["last_modified"] for meta in found if meta["path"] != record}
+
+    def delete_objects(self, keys: Iterable[str]) -> None:
+        """Deletes a task's objects, by the keys that ``objects_of`` gave."""
+        for key in keys:
+            self._relative(key)
+            s3.delete(self._s3, key, "delete what was left behind")
+
+    def read_doctors_place(self) -> str | None:
+        """Where the doctor's next round begins: behind this name. None: at the beginning."""
+        stored = s3.get(self._s3, DOCTOR_KEY)
+        return json.loads(stored.body)["after"] if stored else None
+
+    def write_doctors_place(self, after: str | None) -> None:
+        s3.put(self._s3, DOCTOR_KEY, json.dumps({"after": after}).encode(), "write the doctor's place")
 
     def newest(
         self, limit: int, cursor: str | None = None, wanted: Callable[[dict[str, Any]], bool] | None = None
@@ -270,24 +322,3 @@ class TaskStore:
         """Replaces what was read as ``stored`` (None: there was none). Raises LostRace if it has changed since."""
         key = f"{self._prefix}spend/{day.isoformat()}.json"
         return s3.put_if(self._s3, key, body, {"e_tag": stored.etag} if stored else "create")
-
-    def list_objects(self) -> Iterator[TaskObjects]:
-        """This tenant's objects in the bucket, grouped by task: one request for 1,000 keys."""
-        objects: TaskObjects | None = None
-        entries = f"{self._prefix}tasks/"
-        with translated("list the tasks"):
-            for chunk in obstore.list(self._s3, entries, chunk_size=1000):
-                for meta in chunk:
-                    task_id, *rest = str(meta["path"]).removeprefix(entries).split("/")
-                    if objects is None or objects.task_id != task_id:
-                        if objects is not None:
-                            yield objects
-                        objects = TaskObjects(task_id)
-                    if rest == ["status.json"]:
-                        objects.recorded_at = meta["last_modified"]
-                    elif rest == ["checkpoint"]:
-                        objects.checkpoint = meta["last_modified"]
-                    elif len(rest) == 2:
-                        objects.images[str(meta["path"])] = meta["last_modified"]
-        if objects is not None:
-            yield objects

@@ -38,12 +38,14 @@ class Redrive:
         again = moves.redrive(Record.from_json(stored.body), now=self._now())
         if dry_run or again.request is None:
             return again
+        # Listed first: should this process die before the send, the doctor comes for the task.
+        self._store.open(task_id)
         try:
             self._store.change(stored, again)
         except LostRace as lost:
             raise Conflict("the task has just moved") from lost
         # A crash here leaves a pending task without a message, which the doctor finds.
-        self._queue.send(again.request.message(task_id), tenant=self._store.tenant)
+        self._queue.send(again.pointer())
         return again
 
     def all(self, since: datetime | None = None, *, dry_run: bool = False) -> Iterator[Record]:

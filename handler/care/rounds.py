@@ -1,15 +1,19 @@
-"""The doctor: finds stuck tasks, orphaned images and old checkpoints, and repairs or deletes them if asked to.
+"""The doctor: finds tasks that nobody will come for any more, and what was left lying; mends it where told to.
 
-It lists the bucket and reads records only where the listing is suspicious, so that a million finished tasks cost one
-request per thousand keys. It is safe to run at any time and repeatedly: writes of records are conditional, and a
-superfluous message meets a task that is held or terminal.
+It reads the list of open tasks, and of these the records: a round costs nothing for all the tasks that have ended. What
+it does is safe at any moment and as often as one likes: moves are conditional, and a message too many meets a task that
+is held or terminal.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
 
 from ..aws.queue import TaskQueue
 from ..aws.store import TaskStore
@@ -24,19 +28,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    from ..aws.queue import Backlog
     from ..aws.s3 import Stored
-    from ..aws.store import TaskObjects
+    from ..aws.store import OpenTask
     from ..settings import Settings
 
-Kind = Literal["pending without a message", "processing without a worker", "images without a record", "old checkpoint"]
+Kind = Literal[
+    "pending without a message",
+    "processing without a worker",
+    "left behind",
+    "listed without a record",
+    "unreadable record",
+]
 ORPHANED_AFTER = timedelta(days=1)
-"""Age from which images that no record names, and checkpoints of ended tasks, are deleted."""
+"""After its end for which what a task left behind is kept: somebody may still be writing it."""
+MOST_SENDS = 1000
+"""Messages of one round. The next one goes on behind the last of them."""
+READ_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong. ``since``: when it was last changed; ``mended``: whether this round repaired it."""
+    """``since`` is when it was last touched; ``mended`` whether it was, in this round."""
 
     kind: Kind
     task_id: str
@@ -49,105 +61,110 @@ class Finding:
 
 
 class Doctor:
-    """Examines one bucket and its queue."""
+    """One bucket and its queue."""
 
     def __init__(
         self, settings: Settings, store: TaskStore, queue: TaskQueue, *, now: Callable[[], datetime] = utc_now
     ) -> None:
         self._store, self._queue, self._now = store, queue, now
         self._stuck_after = timedelta(seconds=settings.stuck_after)
+        self._limits = moves.Limits.of(settings)
+        self._sends = 0
 
     def examine(self, *, fix: bool) -> list[Finding]:
-        """Everything that is wrong, for all tenants; repaired with ``fix``. Raises ServiceFault, which undoes no
-        repair.
+        """All that is wrong, of every tenant, mended where ``fix``: then at most MOST_SENDS messages are sent, and the
+        next round goes on from there. Raises ServiceFault; what was mended before it stays mended.
         """
-        backlog = self._queue.backlog()
+        self._sends = 0
         findings: list[Finding] = []
-        for store in self._store.all_tenants():
-            tenant_round = _TenantRound(store, self._queue, backlog, self._now, self._stuck_after, fix)
-            for objects in store.list_objects():
-                for finding in tenant_round.examine(objects):
-                    logger.warning("found", **finding.to_json())
-                    findings.append(finding)
+        place: str | None = None
+        for one, stored in self._listed(self._store.read_doctors_place() if fix else None):
+            if (finding := self._look(one, stored, fix)) is not None:
+                logger.warning("found", **finding.to_json())
+                findings.append(finding)
+            if self._sends >= MOST_SENDS:
+                place = one.name
+                break
+        if fix:
+            self._store.write_doctors_place(place)
         return findings
 
+    def _listed(self, after: str | None) -> Iterator[tuple[OpenTask, Stored | None]]:
+        """The open tasks that are not quite new, and their records, read some at a time."""
+        old = (one for one in self._store.open_tasks(after) if self._now() - one.since > self._stuck_after)
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            while some := list(islice(old, READ_AT_ONCE)):
+                yield from zip(some, pool.map(self._read, some), strict=True)
 
-@dataclass(frozen=True)
-class _TenantRound:
-    """One round over one tenant's tasks."""
+    def _read(self, one: OpenTask) -> Stored | None:
+        return self._store.for_tenant(one.tenant).read(one.task_id)
 
-    store: TaskStore
-    queue: TaskQueue
-    backlog: Backlog
-    now: Callable[[], datetime]
-    stuck_after: timedelta
-    fix: bool
-
-    def examine(self, objects: TaskObjects) -> Iterator[Finding]:
-        if _looks_completed(objects):
-            return
-        stored = self.store.read(objects.task_id)
+    def _look(self, one: OpenTask, stored: Stored | None, fix: bool) -> Finding | None:
+        store = self._store.for_tenant(one.tenant)
         if stored is None:
-            yield from self._leftovers(objects, set())
-            return
-        record = Record.from_json(stored.body)
+            # Its caller's process died before it wrote the record, or the record's retention is over.
+            left = store.objects_of(one.task_id)
+            if fix:
+                store.delete_objects(left)
+                store.close(one.task_id)
+            return Finding("listed without a record", one.task_id, one.since, fix, one.tenant)
+        try:
+            record = Record.from_json(stored.body)
+        except ValidationError as fault:
+            logger.error("a record cannot be read", task_id=one.task_id, fault=fault.errors(include_input=False)[:3])
+            return Finding("unreadable record", one.task_id, one.since, mended=False, tenant=one.tenant)
         if record.status in TERMINAL:
-            yield from self._leftovers(objects, {image.key for image in record.images})
-        else:
-            yield from self._stuck(stored, record)
+            return self._clear_up(store, record, fix)
+        return self._come_for(store, one, stored, record, fix)
 
-    def _found(self, kind: Kind, task_id: str, since: datetime, mended: bool) -> Finding:
-        return Finding(kind, task_id, since, mended, self.store.tenant)
-
-    def _stuck(self, stored: Stored, record: Record) -> Iterator[Finding]:
-        now = self.now()
+    def _come_for(self, store: TaskStore, one: OpenTask, stored: Stored, record: Record, fix: bool) -> Finding | None:
+        now = self._now()
         if record.status == "processing" and record.lease is not None:
             since = record.lease.expires_at
-            # By now its message should be visible again: it is hidden for a lease, or under Lambda for the queue's own
-            # visibility timeout.
-            if now - since > self.stuck_after:
-                mended = self.fix and self._send(stored, record, moves.expire)
-                yield self._found("processing without a worker", record.task_id, since, mended)
-            return
-        since = record.queued_at or record.created_at
-        lost = timedelta(seconds=self.backlog.retention) if not self.backlog.empty else self.stuck_after
-        if now - since > max(lost, self.stuck_after):
-            mended = self.fix and self._send(stored, record, moves.requeue)
-            yield self._found("pending without a message", record.task_id, since, mended)
+            # Its message should be back by now: it was hidden for a lease at most.
+            if now - since <= self._stuck_after:
+                return None
+            kind: Kind = "processing without a worker"
+        else:
+            since, kind = record.queued_at or record.created_at, "pending without a message"
+            if now - since < self._stuck_after + self._waited(one, record):
+                return None
+        mended = fix and self._send(store, stored, record, moves.expire if record.lease else moves.requeue)
+        return Finding(kind, record.task_id, since, mended, one.tenant)
 
-    def _send(self, stored: Stored, record: Record, move: Callable[..., Record]) -> bool:
-        """Writes the record, then sends a message, so that of two doctors only one sends. A crash between the two
-        leaves the task to a later round.
+    def _waited(self, one: OpenTask, record: Record) -> timedelta:
+        """How long the task had waited when its last message was sent. The next one is sent after as long again, and
+        STUCK_AFTER: on a queue that is busy for hours a task gets a handful.
         """
-        if record.request is None:
-            return False
+        begun = max([one.since, record.created_at, *(attempt.ended_at for attempt in record.attempts[-1:])])
+        return max(timedelta(), (record.queued_at or record.created_at) - begun)
+
+    def _send(self, store: TaskStore, stored: Stored, record: Record, move: Callable[..., Record]) -> bool:
+        """Record first: of two doctors one sends. A crash between leaves the task to a later round."""
+        now = self._now()
         try:
-            self.store.change(stored, move(record, now=self.now()))
+            moved = move(record, now=now)
+            if fault := moves.over(moved, self._limits, now):
+                store.change(stored, moves.exhaust(record, now=now, fault=fault))
+                logger.error("given up", task_id=record.task_id, tenant=store.tenant, fault=fault.message)
+                return True
+            store.change(stored, moved)
         except (LostRace, Refused):
-            return False  # it was claimed or cancelled meanwhile
-        self.queue.send(record.request.message(record.task_id), tenant=self.store.tenant)
+            return False  # somebody came for it after all
+        self._sends += 1
+        self._queue.send(moved.pointer())
         return True
 
-    def _leftovers(self, objects: TaskObjects, named: set[str]) -> Iterator[Finding]:
-        """Old images that the record does not name, and old checkpoints: found, and deleted with ``fix``."""
-        before = self.now() - ORPHANED_AFTER
-        orphans = {key: at for key, at in objects.images.items() if key not in named and at < before}
-        if orphans:
-            if self.fix:
-                for key in orphans:
-                    self.store.delete_image(key)
-            yield self._found("images without a record", objects.task_id, min(orphans.values()), self.fix)
-        if objects.checkpoint is not None and objects.checkpoint < before:
-            if self.fix:
-                self.store.delete_checkpoint(objects.task_id)
-            yield self._found("old checkpoint", objects.task_id, objects.checkpoint, self.fix)
-
-
-def _looks_completed(objects: TaskObjects) -> bool:
-    """Whether the listing alone shows a completed task: one attempt's images, and a record written after them."""
-    if objects.recorded_at is None or objects.checkpoint is not None or len(objects.attempts) != 1:
-        return False
-    return objects.recorded_at >= max(objects.images.values())
+    def _clear_up(self, store: TaskStore, record: Record, fix: bool) -> Finding | None:
+        """Images of attempts that lost their task, checkpoints, previews: deleted once nobody can be writing them."""
+        ended = record.completed_at or record.created_at
+        if self._now() - ended < ORPHANED_AFTER:
+            return None
+        left = store.objects_of(record.task_id).keys() - {image.key for image in record.images}
+        if fix:
+            store.delete_objects(left)
+            store.close(record.task_id)
+        return Finding("left behind", record.task_id, ended, fix, record.tenant) if left else None
 
 
 def build(settings: Settings) -> Doctor:

@@ -76,6 +76,10 @@ RESULT: dict[str, Any] = {
     "completed_at": WHEN.format(2),
     "queued_at": WHEN.format(0),
     "attempt": 1,
+    "tries": 0,
+    "spent_seconds": 0.12,
+    "saved_step": 0,
+    "warnings": [],
     "attempts": [
         {
             "number": 1,

@@ -1,4 +1,4 @@
-"""The record of a task as it is stored in S3. Its transitions are in :mod:`handler.task.moves`."""
+"""The record of a task, as it lies in S3: its parts and what each means. How it moves is :mod:`handler.task.moves`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,29 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from ..errors import Code
-from .request import Contract, GenerationRequest, TaskId
+from .pointer import Pointer
+from .request import FORMULA, Contract, GenerationRequest, TaskId, fingerprint_0_1_0
 from .statuses import Status
 
-When = Annotated[datetime, Field(strict=False)]  # JSON has it as a string
+When = Annotated[datetime, Field(strict=False)]  # a string in JSON
 
 
-class ModelRef(Contract):
-    """Which model drew the picture. ``dtype`` is part of it, because it changes the pixels slightly."""
+class Kept(Contract):
+    """Base of what Darkroom wrote itself. Fields that it does not know are kept and passed over: while a deployment
+    rolls, two versions write the same records.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+
+class KeptRequest(GenerationRequest):
+    """A request as a record holds it."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ModelRef(Kept):
+    """Which model drew the picture; ``dtype`` because another one draws (slightly) other pixels."""
 
     id: str
     revision: str | None = None
@@ -23,15 +38,22 @@ class ModelRef(Contract):
     dtype: str
 
 
-class Lease(Contract):
-    """Which attempt holds the task, and until when. ``message_id``: its SQS message; any other one is a duplicate."""
+class Lease(Kept):
+    """``message_id`` is the message under which the owner holds the task: any other one is a duplicate.
+
+    ``seconds``: how long it is believed from each sign of life on. ``saved_step`` and ``spent_seconds`` are the
+    record's as the attempt found them.
+    """
 
     owner: str
     expires_at: When
+    seconds: float | None = None
     message_id: str | None = None
+    saved_step: int = 0
+    spent_seconds: float = 0.0
 
 
-class Progress(Contract):
+class Progress(Kept):
     """``fraction`` from 0 to 1; ``eta_seconds`` None until a step was measured."""
 
     step: int
@@ -40,18 +62,18 @@ class Progress(Contract):
     eta_seconds: float | None = None
 
 
-class Input(Contract):
-    """The input image as the first attempt read it: its size in ``bytes``, and its ``sha256`` in hex.
+class Input(Kept):
+    """The input image as the first attempt found it: ``bytes`` long, ``sha256`` of them in hex.
 
-    Later attempts compare with it, because an upload may be replaced, and all must use the same image.
+    An upload may be replaced; a task's picture is drawn from one and the same input whatever becomes of its attempts.
     """
 
     bytes: int
     sha256: str
 
 
-class Image(Contract):
-    """An image in the bucket: its size in ``bytes``, and its ``sha256`` in hex."""
+class Image(Kept):
+    """An image in the bucket: ``bytes`` long, ``sha256`` of them in hex."""
 
     key: str
     seed: int
@@ -62,20 +84,20 @@ class Image(Contract):
     sha256: str
 
 
-class FaultDetail(Contract):
+class FaultDetail(Kept):
     field: str
     message: str
 
 
-class ErrorInfo(Contract):
+class ErrorInfo(Kept):
     code: Code
     message: str
     retryable: bool
     details: list[FaultDetail] = Field(default_factory=list)
 
 
-class Timings(Contract):
-    """Seconds. ``load``: the wait for the pipeline to load; ``total``: from claim to commit, without ``load``."""
+class Timings(Kept):
+    """Seconds. ``load`` is what this task waited for the pipeline; ``total`` runs from claim to commit, without it."""
 
     queue: float = 0
     load: float = 0
@@ -90,9 +112,9 @@ class Timings(Contract):
 Outcome = Literal["completed", "failed", "cancelled", "released", "suspended", "expired"]
 
 
-class PastAttempt(Contract):
-    """How an attempt ended. ``released``: by a retryable fault; ``suspended``: its host was going; ``expired``: its
-    lease ran out, and ``ended_at`` is when that was noticed.
+class PastAttempt(Kept):
+    """What became of an attempt. ``released``: a passing fault; ``suspended``: its host went; ``expired``: it was not
+    heard of again, and ``ended_at`` is when that was noticed.
     """
 
     number: int
@@ -104,19 +126,19 @@ class PastAttempt(Contract):
     message: str | None = None
 
 
-class Record(Contract):
-    """``status.json``, the only source of a task's state. ``sequence`` grows by 1 with every write.
+class Record(Kept):
+    """``status.json``, the only truth about a task. ``sequence`` grows by 1 with every write.
 
-    Unknown fields are ignored, because during a rolling deployment two versions write the same records.
+    ``sends``: messages that were sent for it; ``tries``: attempts that ended by the task's own fault, or without a step
+    saved; ``spent_seconds``: of drawing, from each attempt's first step to its end or last sign of life;
+    ``saved_step``: steps that a checkpoint holds; ``warnings``: what its caller should know of how it was drawn.
     """
-
-    model_config = ConfigDict(extra="ignore")
 
     task_id: TaskId
     tenant: str | None = Field(None, description="Whose it is; None without tenants")
     status: Status
     sequence: int
-    request: GenerationRequest | None = Field(None, description="None where the message held no valid request")
+    request: KeptRequest | None = Field(None, description="None where the message held no valid request")
     origin: TaskId | None = Field(None, description="The task that this one repeats")
     fingerprint: str | None = None
     model: ModelRef | None = None
@@ -124,6 +146,11 @@ class Record(Contract):
     started_at: When | None = None
     completed_at: When | None = None
     queued_at: When | None = Field(None, description="When a message for it was last sent, as far as the record knows")
+    sends: int = 0
+    tries: int = 0
+    spent_seconds: float = 0.0
+    saved_step: int = 0
+    warnings: list[str] = Field(default_factory=list)
     attempt: int = 0
     attempts: list[PastAttempt] = Field(default_factory=list, description="Those that ended, the last 50 of them")
     lease: Lease | None = None
@@ -144,18 +171,21 @@ class Record(Contract):
     def from_json(cls, body: bytes) -> Record:
         return cls.model_validate_json(body)
 
-    @property
-    def faults(self) -> int:
-        """How many attempts ended by a retryable fault."""
-        return sum(one.outcome == "released" for one in self.attempts)
-
     def asks_for(self, request: GenerationRequest) -> bool:
-        """Whether ``request`` is this task's: as its caller sent it, or with seed and defaults filled in, as a requeued
-        message has it.
-        """
-        known = {self.fingerprint, self.request.fingerprint() if self.request else None}
-        return request.fingerprint() in known
+        """Whether the record is that of ``request``. 0.1.0 sent requests with seed and defaults resolved, too."""
+        if self.fingerprint is None:
+            return False
+        if request.is_named_by(self.fingerprint):
+            return True
+        of_0_1_0 = not self.fingerprint.startswith(FORMULA)
+        return of_0_1_0 and self.request is not None and request.is_named_by(fingerprint_0_1_0(self.request))
+
+    def pointer(self) -> str:
+        """The body of a message for this task. Needs a fingerprint."""
+        return Pointer(
+            task_id=self.task_id, tenant=self.tenant, fingerprint=self.fingerprint or "", send=self.sends
+        ).to_json()
 
     def next(self, **changes: Any) -> Record:
-        """A copy with ``changes`` and the next ``sequence``."""
+        """This record, moved on."""
         return self.model_copy(update={"sequence": self.sequence + 1, **changes})

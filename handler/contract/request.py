@@ -1,9 +1,8 @@
-"""GenerationRequest, and its validation from untrusted bytes."""
+"""What a caller asks for: GenerationRequest, read from bytes that nobody has vouched for."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeVar
 
@@ -17,8 +16,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_BODY = 256 * 1024
-"""Most bytes of a request's body: far more than any valid one has, and no more than an SQS message may have."""
+"""Bytes that a request may have: far more than its largest valid form, far less than SQS carries."""
 MAX_SEED = 2**63 - 1
+FORMULA = "2-"
+"""What a fingerprint of this release begins with; those of 0.1.0 are bare hex."""
+FIELDS_0_1_0 = frozenset(
+    [
+        "prompt",
+        "negative_prompt",
+        "num_inference_steps",
+        "guidance_scale",
+        "seed",
+        "width",
+        "height",
+        "num_images",
+        "output_format",
+        "quality",
+        "tags",
+    ]
+)
 
 TaskId = Annotated[str, StringConstraints(pattern=f"^{TASK_ID}$")]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -28,7 +44,7 @@ C = TypeVar("C", bound="Contract")
 
 
 class Contract(BaseModel):
-    """Base of all models that cross a boundary: strict types, unknown fields refused, immutable."""
+    """Base of all that crosses a boundary: unknown fields refused, nothing converted, nothing changed later."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
@@ -65,56 +81,73 @@ class GenerationRequest(Contract):
 
     @property
     def steps(self) -> int | None:
-        """Denoising steps that are actually run: with an input image ``strength`` of them. None while unknown."""
+        """Denoising steps that are run: with an input image those for which ``strength`` leaves room."""
         if self.num_inference_steps is None or self.image is None or self.strength is None:
             return self.num_inference_steps
         return int(self.num_inference_steps * self.strength)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the request's fields except ``task_id``; independent of their order in the JSON."""
-        return hashlib.sha256(to_json(self._canonical(exclude={"task_id"}))).hexdigest()
+        """SHA-256 of what was asked for, whatever the task is called and however the JSON was written.
 
-    def message(self, task_id: str) -> str:
-        """This request as an SQS message body.
-
-        ASCII only, because SQS refuses or replaces some characters that are valid in JSON.
+        Left out, null and equal to the default are the same, so that a field which is added later, with a default,
+        changes no fingerprint.
         """
-        return json.dumps(self._canonical() | {"task_id": task_id})
+        fields = type(self).model_fields
+        asked = {
+            name: value
+            for name, value in sorted(self.model_dump(exclude={"task_id"}).items())
+            if name not in fields or value != fields[name].get_default(call_default_factory=True)
+        }
+        return FORMULA + hashlib.sha256(to_json(asked)).hexdigest()
 
-    def _canonical(self, exclude: set[str] | None = None) -> dict[str, Any]:
-        return dict(sorted(self.model_dump(exclude=exclude, exclude_none=True).items()))
+    def is_named_by(self, fingerprint: str) -> bool:
+        """Whether a fingerprint is this request's, by the formula that it was made with."""
+        if fingerprint.startswith(FORMULA):
+            return fingerprint == self.fingerprint()
+        return fingerprint == fingerprint_0_1_0(self)
 
     def seeds(self) -> list[int]:
-        """The seed of each image, with which it can be drawn again alone. Raises ValueError if ``seed`` is None."""
+        """The seed of each image, so that picture i can be had again alone. Needs ``seed`` resolved."""
         if self.seed is None:
             raise ValueError("the seed is not resolved yet")
         return [(self.seed + index) % (MAX_SEED + 1) for index in range(self.num_images)]
 
 
+def fingerprint_0_1_0(request: GenerationRequest) -> str:
+    """As release 0.1.0 computed it, defaults included; what that release did not know counts where it was asked for."""
+    fields = type(request).model_fields
+    asked = {
+        name: value
+        for name, value in sorted(request.model_dump(exclude={"task_id"}, exclude_none=True).items())
+        if name in FIELDS_0_1_0 or name not in fields or value != fields[name].get_default(call_default_factory=True)
+    }
+    return hashlib.sha256(to_json(asked)).hexdigest()
+
+
 @dataclass(frozen=True)
 class Parsed:
-    """A parsed body: the request or its faults, and its task_id if that is valid."""
+    """A body that was read: a request, or all that is wrong with it; and the task it names, where that is safe."""
 
     request: GenerationRequest | None
     faults: tuple[FieldError, ...]
     task_id: str | None
 
     def accept(self) -> GenerationRequest:
-        """The request. Raises InvalidRequest with every fault."""
+        """Raises InvalidRequest with every fault."""
         if self.request is None or self.faults:
             raise InvalidRequest(self.faults)
         return self.request
 
 
 class CardChecks(Protocol):
-    """The part of a model card that checks requests."""
+    """What is known of the model that will run a request: its card."""
 
     def faults(self, values: Mapping[str, Any]) -> list[FieldError]:
-        """Every reason for which the model refuses a request's ``values``."""
+        """What that model refuses in a request's ``values``."""
 
 
 def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
-    """Parses a request and checks it against the contract and, if known, the model's card. Never raises."""
+    """Reads a request and checks it against the contract and, where known, the card of the model that will run it."""
     try:
         data = json_object(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
     except InvalidRequest as fault:
@@ -126,14 +159,14 @@ def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
         faults = list(fault.details)
     if card is not None:
         at_fault = {fault.field.partition(".")[0] for fault in faults}
-        refused = card.faults({name: value for name, value in data.items() if name not in at_fault})
-        faults += [fault for fault in refused if fault.field not in at_fault]
+        found = card.faults({name: value for name, value in data.items() if name not in at_fault})
+        faults += [fault for fault in found if fault.field not in at_fault]
     bad_id = any(fault.field == "task_id" for fault in faults)
     return Parsed(request, tuple(faults), None if bad_id else data.get("task_id"))
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """Parses a body as a JSON object. Raises InvalidRequest."""
+    """The JSON object that a body is. Raises InvalidRequest."""
     if len(raw) > MAX_BODY:
         raise InvalidRequest([FieldError("body", f"has {len(raw)} bytes; at most {MAX_BODY} are taken")])
     try:
@@ -146,7 +179,7 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 
 def validated(contract: type[C], data: dict[str, Any]) -> C:
-    """``data`` validated as ``contract``. Raises InvalidRequest with every fault."""
+    """``data`` as that contract. Raises InvalidRequest with every fault."""
     try:
         return contract.model_validate(data)
     except ValidationError as failed:

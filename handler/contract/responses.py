@@ -86,6 +86,10 @@ class ResultResponse(Contract):
     completed_at: When | None
     queued_at: When | None
     attempt: int
+    tries: int = Field(description="Attempts that ended by the task's own fault, or without a step saved")
+    spent_seconds: float = Field(description="Of drawing, over all attempts")
+    saved_step: int = Field(description="Steps that need not be computed again")
+    warnings: list[str]
     attempts: list[ResultAttempt]
     progress: Progress | None
     input: Input | None

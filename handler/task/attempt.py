@@ -44,19 +44,28 @@ class Attempt:
         deadline: float = float("inf"),
         upload: Upload | None = None,
     ) -> None:
+        self._limits = moves.Limits.of(settings)
         self._store, self._queue, self._now, self._message = store, queue, now, message
         self.input = upload
         self.hold = Hold(store, stored, record, now)
-        self.budget = Budget(deadline)
+        self.budget = Budget(deadline, self._seconds_left(record))
         self.saved = SavedSteps(store, record.task_id, may_exist=record.attempt > 1, every=settings.checkpoint_every)
         self._lease = timedelta(seconds=settings.lease)
         self._previews = settings.previews
+        self._previewed = False
         self._hidden_at = now()
         self._stop: DarkroomError | None = None
         self._began_at: int | None = None
         self._step = 0
         self._progress: Progress | None = None
         self._running: Running | None = None
+
+    def _seconds_left(self, record: Record) -> float:
+        return self._limits.seconds - record.spent_seconds if self._limits.seconds else float("inf")
+
+    @property
+    def _done(self) -> moves.Done:
+        return moves.Done(self.budget.spent, self.saved.step)
 
     @property
     def record(self) -> Record:
@@ -96,7 +105,12 @@ class Attempt:
             preview = self._put_preview()
             self.hold.move(
                 lambda record: moves.beat(
-                    record, now=self._now(), lease=self._lease, progress=self._progress, preview=preview
+                    record,
+                    now=self._now(),
+                    lease=self._lease,
+                    progress=self._progress,
+                    preview=preview,
+                    done=self._done,
                 )
             )
             if self.saved.due:
@@ -144,17 +158,38 @@ class Attempt:
         """Commits: writes ``completed``. A crash before it leaves images that no record names, and the task to the next
         attempt.
         """
-        self.hold.move(lambda record: moves.complete(record, now=self._now(), images=images, timings=timings, **run))
-        self.saved.clear()
+        self.hold.move(
+            lambda record: moves.complete(
+                record, now=self._now(), images=images, timings=timings, done=self._done, **run
+            )
+        )
+        self._close()
 
     def fail(self, fault: DarkroomError) -> None:
         """Writes ``failed``."""
-        self.hold.move(lambda record: moves.fail(record, now=self._now(), fault=fault))
-        self.saved.clear()
+        self.hold.move(lambda record: moves.fail(record, now=self._now(), fault=fault, done=self._done))
+        self._close()
 
     def release(self, fault: DarkroomError) -> None:
-        """Writes ``pending`` again. If this fails too, the lease runs out and the next attempt claims the task."""
-        self.hold.move(lambda record: moves.release(record, now=self._now(), fault=fault))
+        """Writes ``pending`` again; or the task's end, if it is over its limits by now.
+
+        If this fails too, the lease runs out and the next attempt claims the task.
+        """
+        self.hold.move(lambda record: self._released(record, fault))
+
+    def _released(self, record: Record, fault: DarkroomError, *, resent: bool = True) -> Record:
+        now = self._now()
+        free = moves.release(record, now=now, fault=fault, done=self._done, resent=resent)
+        end = moves.over(free, self._limits, now)
+        return moves.exhaust(free, now=now, fault=end).model_copy(update={"sequence": free.sequence}) if end else free
+
+    def _close(self) -> None:
+        """The task has ended. One of several attempts, or with a checkpoint or a preview, may have left something
+        behind: it stays listed, and the doctor clears up after a day.
+        """
+        self.saved.clear()
+        if self.record.attempt == 1 and not self.saved.may_exist and not self._previewed:
+            self._store.close(self.record.task_id)
 
     def release_now(self) -> None:
         """Checkpoints and releases the task in the middle of a step, and makes its message visible. Never raises."""
@@ -167,7 +202,8 @@ class Attempt:
         except Exception as fault:
             logger.warning("not saved", task_id=task_id, fault=str(fault))
         try:
-            self.release(stop)
+            # The message that it came with goes on: no other one is sent.
+            self.hold.move(lambda record: self._released(record, stop, resent=False))
             # After a crash before this line the message becomes visible when its timeout ends.
             self._queue.change_visibility(self._message.receipt_handle, 0)
             logger.info("released in the middle of a step", task_id=task_id)
@@ -179,6 +215,7 @@ class Attempt:
         body = self._running.preview() if self._previews and self._running else b""
         if not body:
             return None
+        self._previewed = True
         key = self._store.preview_key(self.record.task_id)
         self._store.put_image(key, body, "image/jpeg")
         return key

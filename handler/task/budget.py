@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..errors import Suspended, TimedOut
+from ..errors import OutOfTime, Suspended, TimedOut
 
 RESERVE = 5.0
 """Seconds before a deadline that are kept for writing a checkpoint and releasing the task."""
@@ -25,12 +25,13 @@ class Pace:
 
 
 class Budget:
-    """One attempt's time. ``deadline`` (time.monotonic): when its host ends it; ``tail``: seconds that follow the last
-    step.
+    """One attempt's time. ``deadline`` (time.monotonic): when its host ends it; ``seconds``: of drawing that its task
+    has left; ``tail``: seconds that follow the last step.
     """
 
-    def __init__(self, deadline: float = float("inf"), tail: float = TAIL) -> None:
-        self._deadline, self.tail = deadline, tail
+    def __init__(self, deadline: float = float("inf"), seconds: float = float("inf"), tail: float = TAIL) -> None:
+        self._deadline, self._seconds, self.tail = deadline, seconds, tail
+        self._began: float | None = None
         self._pace: Pace | None = None
         self._finish_by: float | None = None
 
@@ -38,14 +39,22 @@ class Budget:
         """From now on steps are admitted only if the task will be done by ``finish_by`` (time.monotonic)."""
         self._finish_by = finish_by
 
+    @property
+    def spent(self) -> float:
+        """Seconds since this attempt's first step."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
     def admit(self, step: int, steps: int) -> float | None:
         """Admits step ``step`` of ``steps``. Returns the estimated seconds until the task is done, None before a step
         was measured.
 
-        Raises Suspended if the task must go on elsewhere, TimedOut if not even one step fits.
+        Raises Suspended if the task must go on elsewhere, TimedOut if not even one step fits, and OutOfTime if the task
+        has drawn for as long as it may.
         """
         if self._pace is None:
-            self._pace = Pace(step)
+            self._pace, self._began = Pace(step), time.monotonic()
+        if self.spent >= self._seconds:
+            raise OutOfTime("the task has used up its seconds of drawing")
         seconds = self._pace.step_seconds(step)
         if time.monotonic() + seconds + RESERVE > self._deadline:
             if step == self._pace.first:

@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING
 
 from ..aws.metrics import Metrics
 from ..contract.record import Lease, ModelRef, Record
-from ..contract.request import parse
-from ..errors import Conflict, DarkroomError, InvalidRequest, LostRace, ServiceFault
+from ..errors import DarkroomError, Finished, InvalidRequest, LostRace, ServiceFault
 from ..logs import logger
 from . import inputs, moves
 from .attempt import Attempt
+from .messages import asked_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
     from ..aws.queue import Message, TaskQueue
+    from ..aws.s3 import Stored
     from ..aws.store import TaskStore
-    from ..contract.request import GenerationRequest
+    from ..contract.card import ModelCard
     from ..engine import Engine
     from ..settings import Settings
+    from .messages import Asked
 
 
 class Claims:
@@ -41,37 +43,30 @@ class Claims:
         self._settings, self._store, self._queue, self._worker = settings, store, queue, worker
         self._now, self._new_id, self._new_seed = now, new_id, new_seed
         self._metrics = Metrics(settings)
+        self._limits = moves.Limits.of(settings)
         self._keep = timedelta(days=settings.retention_days)
         self._lease = timedelta(seconds=settings.lease)
 
-    def claim(
-        self, task_id: str, request: GenerationRequest, message: Message, engine: Engine, deadline: float
-    ) -> Attempt:
+    def claim(self, asked: Asked, message: Message, engine: Engine, deadline: float) -> Attempt:
         """Claims the task for a new attempt, creating its record if there is none.
 
-        Raises Finished, Held, Conflict (the id names another request), or LostRace when another worker was faster.
+        Raises Finished (also where the task has just been ended, for it is over its limits, and where a pointer's
+        record is gone), Held, Conflict (the id names another request), InvalidRequest, or LostRace when another worker
+        was faster.
         """
-        now, card, store = self._now(), engine.card, self._store.for_tenant(message.tenant)
-        stored = store.read(task_id)
+        if asked.pointer is None:
+            asked.parsed.accept()
+        now, store = self._now(), self._store.for_tenant(asked.tenant)
+        stored = store.read(asked.task_id)
         if stored is None:
-            asked_at = message.sent_at(now)
-            record = moves.create(task_id, request, self._new_seed(), asked_at, self._keep, store.tenant)
+            record = self._new_record(asked, message, store.tenant)
         else:
             record = Record.from_json(stored.body)
-            if not record.asks_for(request):
-                raise Conflict(f"the task_id {task_id} names another request")
-        # A new owner for each claim, so that two claims at the same moment never write equal bytes, and one loses.
-        owner = f"{self._worker}/{self._new_id()}"
-        claimed = moves.claim(
-            record,
-            lease=Lease(owner=owner, expires_at=now + self._lease, message_id=message.message_id),
-            now=now,
-            request=card.resolve(record.request or request),
-            model=ModelRef(id=card.id, revision=card.revision, pipeline=card.pipeline, dtype=card.dtype),
-        )
-        claimed, upload = inputs.read_input(store, claimed)
+            asked.check(record)
+            self._end_if_over(store, stored, record)
+        claimed, upload = inputs.read_input(store, self._claimed(record, engine.card, message, now))
         if stored is None:
-            store.index(record)
+            store.announce(record)
             stored = store.create(claimed)
         else:
             stored = store.change(stored, claimed)
@@ -88,39 +83,87 @@ class Claims:
             upload=upload,
         )
 
-    def reject(self, task_id: str, fault: DarkroomError, request: GenerationRequest | None, tenant: str | None) -> None:
-        """Records a message that cannot be served as failed: in a new record, or in the task's own if that is pending
-        with this same ``request`` (accepted before the model was known, say). Another task's record is never changed.
+    def _claimed(self, record: Record, card: ModelCard, message: Message, now: datetime) -> Record:
+        # A new owner for each claim, so that two claims at the same moment never write equal bytes, and one loses.
+        owner = f"{self._worker}/{self._new_id()}"
+        if record.request is None:
+            raise Finished("the record holds no request")
+        request = card.resolve(record.request)
+        if faults := card.faults(request.model_dump()):
+            raise InvalidRequest(faults)  # accepted for another model, or before this one was known
+        return moves.claim(
+            record,
+            lease=Lease(
+                owner=owner,
+                expires_at=now + self._lease,
+                seconds=self._lease.total_seconds(),
+                message_id=message.message_id,
+            ),
+            now=now,
+            request=request,
+            model=ModelRef(id=card.id, revision=card.revision, pipeline=card.pipeline, dtype=card.dtype),
+        )
+
+    def _new_record(self, asked: Asked, message: Message, tenant: str | None) -> Record:
+        """Of a request that came without one. Raises Finished for a pointer, InvalidRequest with every fault."""
+        if asked.pointer is not None:
+            raise Finished("the record is gone")
+        request = asked.parsed.accept()
+        now = self._now()
+        sent_at = message.sent_at(now)
+        # Kept from now on, as S3 counts, however long the message has waited.
+        return moves.create(asked.task_id, request, self._new_seed(), sent_at, self._keep + (now - sent_at), tenant)
+
+    def _end_if_over(self, store: TaskStore, stored: Stored, record: Record) -> None:
+        """Raises Finished where the task is over its limits, which its record then tells; and Held, Finished, LostRace
+        as the record is.
         """
-        logger.warning("refused", task_id=task_id, code=fault.code, fault=fault.message)
-        store = self._store.for_tenant(tenant)
-        stored = store.read(task_id)
+        now = self._now()
+        if (fault := moves.over(moves.lapsed(record, now), self._limits, now)) is None:
+            return
+        store.change(stored, moves.exhaust(record, now=now, fault=fault))
+        self._metrics.failed(fault.code)
+        logger.error("given up", task_id=record.task_id, tenant=record.tenant, fault=fault.message)
+        raise Finished(fault.message)
+
+    def reject(self, asked: Asked, fault: DarkroomError) -> None:
+        """Records that a task cannot be served as failed: in a new record, or in the task's own if that is pending and
+        asks for the same (accepted before the model was known, say). Another task's record is never changed.
+        """
+        logger.warning("refused", task_id=asked.task_id, code=fault.code, fault=fault.message)
+        store = self._store.for_tenant(asked.tenant)
+        stored = store.read(asked.task_id)
         if stored is None:
-            record = moves.reject(task_id, fault, self._now(), self._keep, store.tenant)
-            store.index(record)
+            record = moves.reject(asked.task_id, fault, self._now(), self._keep, store.tenant)
+            store.announce(record)
             store.create(record)
+            store.close(record.task_id)
             self._metrics.failed(fault.code)
             return
         record = Record.from_json(stored.body)
-        if request is None or not record.asks_for(request) or record.status != "pending":
+        request = asked.parsed.request
+        own = asked.pointer is not None or (request is not None and record.asks_for(request))
+        if not own or record.status != "pending":
             logger.info(
-                "the refused message names an existing task, left as it is", task_id=task_id, status=record.status
+                "the refused message names an existing task, left as it is",
+                task_id=asked.task_id,
+                status=record.status,
             )
             return
         store.change(stored, moves.fail(record, now=self._now(), fault=fault))
+        if record.attempt == 0:
+            store.close(record.task_id)
         self._metrics.failed(fault.code)
 
     def record_pending(self, message: Message) -> None:
         """Writes a pending record for a message that cannot be served yet, so that the task's status can be read."""
-        parsed = parse(message.body)
-        task_id = parsed.task_id or message.message_id
         try:
-            store = self._store.for_tenant(message.tenant)
-            if store.read(task_id) is None:
-                asked_at = message.sent_at(self._now())
-                record = moves.create(task_id, parsed.accept(), self._new_seed(), asked_at, self._keep, store.tenant)
-                store.index(record)
+            asked = asked_by(message)
+            store = self._store.for_tenant(asked.tenant)
+            if asked.pointer is None and store.read(asked.task_id) is None:
+                record = self._new_record(asked, message, store.tenant)
+                store.announce(record)
                 store.create(record)
         except (InvalidRequest, LostRace, ServiceFault) as fault:
             # The message comes back to the queue, and this is tried again.
-            logger.info("not recorded yet", task_id=task_id, fault=fault.message)
+            logger.info("not recorded yet", message_id=message.message_id, fault=fault.message)

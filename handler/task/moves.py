@@ -1,4 +1,4 @@
-"""The state machine of a task: every move from one record to the next.
+"""The life of a task: its moves, drawn once.
 
 ::
 
@@ -9,20 +9,25 @@
                           └─────── expire, once the lease has run out; claim then takes it at once
 
     pending or processing ── cancel ──▶ cancelled
-    pending, or processing whose lease has run out ── exhaust ──▶ failed (RETRIES_EXHAUSTED)
+    pending, or processing whose lease has run out ── exhaust ──▶ failed
 
-The moves are pure functions: they return the next record or raise :class:`~handler.errors.Refused`. The caller writes
-it with ``If-Match`` of the record that it was computed from, so a move that comes too late is never written.
+The moves are pure: from a record to the next one, or :class:`~handler.errors.Refused`. Whoever applies one writes it
+with ``If-Match`` of the record that it was computed from, so a move that came too late is never written.
+
+**Tries.** An attempt is one of its task's tries if it ended by the task's own fault, or if it expired or was suspended
+without a step saved beyond those that it began with. Whoever meets a task that is :func:`over` its limits ends it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..contract.record import (
     ErrorInfo,
     FaultDetail,
     Image,
+    KeptRequest,
     Lease,
     ModelRef,
     Outcome,
@@ -32,15 +37,46 @@ from ..contract.record import (
     Timings,
 )
 from ..contract.statuses import TERMINAL
-from ..errors import Cancelled, Conflict, DarkroomError, Finished, Held, LostRace, RetriesExhausted, Suspended
+from ..errors import (
+    Cancelled,
+    Conflict,
+    DarkroomError,
+    Finished,
+    Held,
+    LostRace,
+    OutOfTime,
+    RetriesExhausted,
+    Suspended,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from ..contract.request import GenerationRequest
+    from ..settings import Settings
 
 KEPT_ATTEMPTS = 50
-"""The most past attempts that a record lists, the latest ones; ``attempt`` counts them all."""
+"""Of a task that outlasts hundreds of hosts the last ones are told; ``attempt`` counts them all."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a task may use: ``tries``, and ``seconds`` of drawing over all attempts (0: any number)."""
+
+    tries: int = 5
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        return cls(settings.max_tries, settings.max_task_seconds)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an attempt has done so far: ``seconds`` of drawing, and the steps that are saved."""
+
+    seconds: float = 0.0
+    saved_step: int = 0
 
 
 def create(
@@ -57,7 +93,8 @@ def create(
 
     ``keep``: how long until ``expires_at``; ``origin``: the task that it repeats.
     """
-    resolved = request.model_copy(update={"task_id": task_id, "seed": seed if request.seed is None else request.seed})
+    named = {"task_id": task_id, "seed": seed if request.seed is None else request.seed}
+    resolved = KeptRequest.model_validate(request.model_dump() | named)
     return Record(
         task_id=task_id,
         tenant=tenant,
@@ -89,34 +126,77 @@ def reject(task_id: str, fault: DarkroomError, now: datetime, keep: timedelta, t
 
 def claim(record: Record, *, lease: Lease, now: datetime, request: GenerationRequest, model: ModelRef) -> Record:
     """The next attempt. Raises Finished on a terminal task, Held while another attempt's lease is alive."""
-    _free(record, now)
-    return record.next(
-        status="processing",
-        attempt=record.attempt + 1,
-        attempts=_ended(record, now, "expired"),
-        lease=lease,
-        started_at=now,
-        request=request,
-        model=model,
-        progress=None,
-        error=None,
+    free = lapsed(record, now)
+    return free.model_copy(
+        update={
+            "status": "processing",
+            "attempt": free.attempt + 1,
+            "lease": lease.model_copy(update={"saved_step": free.saved_step, "spent_seconds": free.spent_seconds}),
+            "started_at": now,
+            "request": request,
+            "model": model,
+            "progress": None,
+            "error": None,
+        }
     )
+
+
+def lapsed(record: Record, now: datetime) -> Record:
+    """The record as it would be, free to be claimed, one write later: an attempt that was not heard of again is over.
+
+    Raises Finished on a terminal task, Held while an attempt's lease is alive.
+    """
+    if record.status in TERMINAL:
+        raise Finished(f"the task is {record.status}")
+    if record.lease is None:
+        return record.next()
+    if record.lease.expires_at > now:
+        raise Held(record.lease.expires_at, record.lease.message_id)
+    return record.next(
+        status="pending",
+        attempts=_ended(record, now, "expired"),
+        tries=record.tries + (not _saved_more(record)),
+        queued_at=now,
+        lease=None,
+        progress=None,
+    )
+
+
+def over(record: Record, limits: Limits, now: datetime) -> DarkroomError | None:
+    """Why the task may not go on: its tries or its time are used up, or it is past its retention. None if it may."""
+    if record.expires_at <= now:
+        return OutOfTime("the task was not finished before it expired")
+    if record.tries >= limits.tries:
+        tried = f"{record.tries} {'try' if record.tries == 1 else 'tries'}"
+        return RetriesExhausted(f"given up after {tried}; the last fault: {_last_fault(record)}")
+    if limits.seconds and record.spent_seconds >= limits.seconds:
+        return OutOfTime(f"the task has used up its {limits.seconds:g} seconds of drawing")
+    return None
 
 
 def beat(
-    record: Record, *, now: datetime, lease: timedelta, progress: Progress | None, preview: str | None = None
+    record: Record,
+    *,
+    now: datetime,
+    lease: timedelta,
+    progress: Progress | None,
+    preview: str | None = None,
+    done: Done | None = None,
 ) -> Record:
-    """A heartbeat: renews the lease and updates progress and preview. Raises LostRace if no attempt holds the task."""
+    """A sign of life: a longer lease, how far the picture is, and what the attempt has done."""
     held = _held(record)
     return record.next(
-        lease=held.model_copy(update={"expires_at": now + lease}),
+        lease=held.model_copy(update={"expires_at": now + lease, "seconds": lease.total_seconds()}),
         progress=progress if progress is not None else record.progress,
         preview=preview or record.preview,
+        **_with(record, done),
     )
 
 
-def complete(record: Record, *, now: datetime, images: list[Image], timings: Timings, **run: Any) -> Record:
-    """The commit: until this record is written the task's images do not count. ``run``: batch_size, cold_start."""
+def complete(
+    record: Record, *, now: datetime, images: list[Image], timings: Timings, done: Done | None = None, **run: Any
+) -> Record:
+    """The commit mark: before this record is written, nothing has happened. ``run``: batch_size, cold_start."""
     _held(record)
     steps = record.request.steps if record.request else None
     progress = record.progress or Progress(step=steps or 0, steps=steps or 0, fraction=0)
@@ -129,43 +209,49 @@ def complete(record: Record, *, now: datetime, images: list[Image], timings: Tim
         images=images,
         timings=timings,
         progress=progress.model_copy(update={"step": progress.steps, "fraction": 1.0, "eta_seconds": 0.0}),
+        **_with(record, done),
         **run,
     )
 
 
-def fail(record: Record, *, now: datetime, fault: DarkroomError) -> Record:
-    """Ends a task that no other try would complete. Raises Finished on a terminal one."""
-    return _end(record, now, "failed", fault)
+def fail(record: Record, *, now: datetime, fault: DarkroomError, done: Done | None = None) -> Record:
+    """The end of a task that cannot be helped by trying again."""
+    return _end(record, now, "failed", fault, done)
 
 
 def cancel(record: Record, *, now: datetime) -> Record:
-    """Ends a task because its caller asked for it. Raises Finished on a terminal one."""
+    """Ends a task at its caller's wish. Raises Finished on a terminal one."""
     return _end(record, now, "cancelled", Cancelled("cancelled"))
 
 
-def exhaust(record: Record, *, now: datetime) -> Record:
-    """Fails a task whose message went to the dead-letter queue, with its last fault.
+def exhaust(record: Record, *, now: datetime, fault: DarkroomError | None = None) -> Record:
+    """The end of a task that nobody will try again, for the reason that :func:`over` gave, or with its last fault.
 
-    Raises Finished on a terminal one, Held while an attempt's lease lasts: that one may still complete it.
+    Raises Finished on a terminal one, Held while an attempt is alive: that one may still make it.
     """
-    _free(record, now)
-    attempts = _ended(record, now, "expired")
-    fault = _last_fault(record, attempts)
-    tried = f"{record.attempt} attempt{'' if record.attempt == 1 else 's'}"
-    exhausted = RetriesExhausted(f"given up after {tried}; the last fault: {fault}")
-    return record.next(status="failed", completed_at=now, attempts=attempts, lease=None, error=error_info(exhausted))
+    free = lapsed(record, now)
+    tried = f"{free.attempt} attempt{'' if free.attempt == 1 else 's'}"
+    fault = fault or RetriesExhausted(f"given up after {tried}; the last fault: {_last_fault(free)}")
+    return free.model_copy(update={"status": "failed", "completed_at": now, "lease": None, "error": error_info(fault)})
 
 
-def release(record: Record, *, now: datetime, fault: DarkroomError) -> Record:
+def release(
+    record: Record, *, now: datetime, fault: DarkroomError, done: Done | None = None, resent: bool = True
+) -> Record:
     """Back to pending with the reason, so that the next attempt need not wait for the lease to run out.
 
-    Raises LostRace if no attempt holds the task.
+    A suspended task gets another message, unless not ``resent``, which counts as sent from here on: a crash before it
+    is sent leaves the message that the attempt came with.
     """
     _held(record)
-    outcome: Outcome = "suspended" if isinstance(fault, Suspended) else "released"
+    suspended = isinstance(fault, Suspended)
+    record = record.model_copy(update=_with(record, done))
+    counts = not _saved_more(record) if suspended else fault.own_fault
     return record.next(
         status="pending",
-        attempts=_ended(record, now, outcome, fault),
+        attempts=_ended(record, now, "suspended" if suspended else "released", fault),
+        tries=record.tries + counts,
+        sends=record.sends + (suspended and resent),
         queued_at=now,
         lease=None,
         progress=None,
@@ -174,28 +260,40 @@ def release(record: Record, *, now: datetime, fault: DarkroomError) -> Record:
 
 
 def expire(record: Record, *, now: datetime) -> Record:
-    """Back to pending after a lease has run out. Raises Held while it lasts, LostRace if no attempt holds the task."""
+    """Back to pending: its attempt was not heard of again, and another message is going to be sent.
+
+    Raises Finished, Held, or LostRace where none was held.
+    """
     _held(record)
-    _free(record, now)
-    return record.next(
-        status="pending", attempts=_ended(record, now, "expired"), queued_at=now, lease=None, progress=None
-    )
+    free = lapsed(record, now)
+    return free.model_copy(update={"sends": free.sends + 1})
 
 
 def requeue(record: Record, *, now: datetime) -> Record:
     """A pending task gets another message. Raises LostRace on any other."""
     if record.status != "pending":
         raise LostRace(f"the task is {record.status}, not pending")
-    return record.next(queued_at=now)
+    return record.next(queued_at=now, sends=record.sends + 1)
 
 
 def redrive(record: Record, *, now: datetime) -> Record:
-    """Back to pending from failed, at an operator's request; its past attempts stay listed. Raises Conflict."""
+    """A failed task gets another chance, by an operator's hand: a new budget of tries and time, and a message. What
+    became of its attempts stays. Raises Conflict.
+    """
     if record.status != "failed":
         raise Conflict(f"the task is {record.status}, not failed")
     if record.request is None:
         raise Conflict("the task holds no valid request")
-    return record.next(status="pending", completed_at=None, queued_at=now, error=None, progress=None)
+    return record.next(
+        status="pending",
+        completed_at=None,
+        queued_at=now,
+        sends=record.sends + 1,
+        tries=0,
+        spent_seconds=0.0,
+        error=None,
+        progress=None,
+    )
 
 
 def error_info(fault: DarkroomError) -> ErrorInfo:
@@ -203,7 +301,7 @@ def error_info(fault: DarkroomError) -> ErrorInfo:
     return ErrorInfo(code=fault.code, message=fault.message, retryable=fault.retryable, details=details)
 
 
-def _end(record: Record, now: datetime, outcome: Outcome, fault: DarkroomError) -> Record:
+def _end(record: Record, now: datetime, outcome: Outcome, fault: DarkroomError, done: Done | None = None) -> Record:
     if record.status in TERMINAL:
         raise Finished(f"the task is {record.status}")
     return record.next(
@@ -212,20 +310,29 @@ def _end(record: Record, now: datetime, outcome: Outcome, fault: DarkroomError) 
         attempts=_ended(record, now, outcome, fault),
         lease=None,
         error=error_info(fault),
+        **_with(record, done),
     )
+
+
+def _with(record: Record, done: Done | None) -> dict[str, Any]:
+    """The fields that tell what the task has used: only ever more."""
+    if done is None or record.lease is None:
+        return {}
+    return {
+        "spent_seconds": round(record.lease.spent_seconds + done.seconds, 3),
+        "saved_step": max(record.saved_step, done.saved_step),
+    }
+
+
+def _saved_more(record: Record) -> bool:
+    """Whether the attempt that holds the task has saved a step beyond those that it began with."""
+    return record.lease is not None and record.saved_step > record.lease.saved_step
 
 
 def _held(record: Record) -> Lease:
     if record.status != "processing" or record.lease is None:
         raise LostRace(f"the task is {record.status}, not held by this attempt")
     return record.lease
-
-
-def _free(record: Record, now: datetime) -> None:
-    if record.status in TERMINAL:
-        raise Finished(f"the task is {record.status}")
-    if record.lease is not None and record.lease.expires_at > now:
-        raise Held(record.lease.expires_at, record.lease.message_id)
 
 
 def _ended(record: Record, now: datetime, outcome: Outcome, fault: DarkroomError | None = None) -> list[PastAttempt]:
@@ -244,36 +351,9 @@ def _ended(record: Record, now: datetime, outcome: Outcome, fault: DarkroomError
     return [*record.attempts, ended][-KEPT_ATTEMPTS:]
 
 
-def _last_fault(record: Record, attempts: list[PastAttempt]) -> str:
+def _last_fault(record: Record) -> str:
+    if record.attempts and record.attempts[-1].outcome == "expired":
+        return "its worker was not heard of again"
     if record.error is not None:
         return f"{record.error.code}: {record.error.message}"
-    if attempts and attempts[-1].outcome == "expired":
-        return "its worker was not heard of again"
     return "none was recorded; no attempt ever began"
-
-
-__all__ = [
-    "TERMINAL",
-    "ErrorInfo",
-    "FaultDetail",
-    "Image",
-    "Lease",
-    "ModelRef",
-    "PastAttempt",
-    "Progress",
-    "Record",
-    "Timings",
-    "beat",
-    "cancel",
-    "claim",
-    "complete",
-    "create",
-    "error_info",
-    "exhaust",
-    "expire",
-    "fail",
-    "redrive",
-    "reject",
-    "release",
-    "requeue",
-]

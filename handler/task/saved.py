@@ -28,7 +28,7 @@ class SavedSteps:
 
     def __init__(self, checkpoints: Checkpoints, task_id: str, *, may_exist: bool, every: float = 0.0) -> None:
         self._checkpoints, self._task_id = checkpoints, task_id
-        self._may_exist, self._every = may_exist, every
+        self.may_exist, self._every = may_exist, every
         self._saved_at = time.monotonic()
         self.step = 0
         """Steps in the checkpoint that this attempt wrote last."""
@@ -39,20 +39,20 @@ class SavedSteps:
 
     def load(self) -> bytes:
         """An earlier attempt's checkpoint, empty if there is none. No request is made unless there may be one."""
-        return self._checkpoints.read_checkpoint(self._task_id) if self._may_exist else b""
+        return self._checkpoints.read_checkpoint(self._task_id) if self.may_exist else b""
 
     def save(self, running: Running | None, step: int) -> int:
         """Writes a checkpoint of ``step`` steps; returns its size in bytes, 0 if there is nothing to save."""
         body = running.snapshot() if running else b""
         if body:
-            self._may_exist = True
+            self.may_exist = True
             self._checkpoints.put_checkpoint(self._task_id, body)
             self.step, self._saved_at = step, time.monotonic()
         return len(body)
 
     def clear(self) -> None:
         """Deletes the checkpoint of an ended task. If that fails, the bucket's lifecycle rule deletes it later."""
-        if not self._may_exist:
+        if not self.may_exist:
             return
         try:
             self._checkpoints.delete_checkpoint(self._task_id)

@@ -46,7 +46,8 @@ class AttemptRunner:
             _save(attempt)
             self._metrics.wasted(attempt.unsaved)
             attempt.release(fault)
-            raise
+            if not self._given_up(attempt):
+                raise
         except DarkroomError as fault:
             self._end(attempt, fault)
         except (TypeError, ValueError) as fault:
@@ -96,7 +97,17 @@ class AttemptRunner:
             _save(attempt)
         self._metrics.wasted(attempt.unsaved)
         attempt.release(fault)
-        raise fault
+        if not self._given_up(attempt):
+            raise fault
+
+    def _given_up(self, attempt: Attempt) -> bool:
+        """Whether a released task was ended instead, because it is over its limits."""
+        error = attempt.record.error
+        if attempt.record.status == "pending" or error is None:
+            return False
+        self._metrics.failed(error.code)
+        logger.error("given up", task_id=attempt.record.task_id, fault=error.message)
+        return True
 
 
 def _save(attempt: Attempt) -> None:

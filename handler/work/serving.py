@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..aws.metrics import Metrics
-from ..aws.queue import TaskQueue, messages_of, partial_response, tenant_fault
+from ..aws.queue import TaskQueue, messages_of, partial_response
 from ..aws.store import TaskStore
 from ..aws.tracing import Tracer
 from ..aws.weights import fetch_model
 from ..clock import utc_now
 from ..contract.ids import new_id, new_seed
-from ..contract.request import parse
 from ..errors import (
     Conflict,
     DarkroomError,
@@ -40,6 +39,7 @@ from ..errors import (
 from ..logs import logger
 from ..task.claims import Claims
 from ..task.heartbeat import Heartbeat
+from ..task.messages import Asked, asked_by
 from .developing import AttemptRunner
 from .lazy_engine import LazyEngine
 
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ..aws.queue import Message
     from ..engine import Engine
     from ..settings import Settings
+    from ..task.attempt import Attempt
 
 MOST_TASKS = 64
 FIRST_DELAY, LONGEST_DELAY = 5, 900
@@ -177,35 +178,42 @@ class Generate:
         retryable faults.
         """
         message = delivery.message
-        invalid = tenant_fault(message)
-        if invalid is not None:
-            # Recorded under the message's own id and without a tenant: that cannot be anybody else's task.
-            return self._claims.reject(message.message_id, invalid, None, None)
-        parsed = parse(message.body, engine.card)
-        task_id = parsed.task_id or message.message_id
         try:
-            request = parsed.accept()
+            asked = asked_by(message, engine.card)
+        except InvalidRequest as fault:
+            # Recorded under the message's own id and without a tenant: that cannot be anybody else's task.
+            return self._claims.reject(Asked(message.message_id, None), fault)
+        attempt: Attempt | None = None
+        try:
             with ExitStack() as slot:
                 slot.enter_context(engine.slot())
                 began = time.perf_counter()
-                attempt = self._claims.claim(task_id, request, message, engine, delivery.deadline)
-                logger.thread_safe_append_keys(task_id=task_id, attempt=attempt.record.attempt)
-                if self._log_prompts:
+                attempt = self._claims.claim(asked, message, engine, delivery.deadline)
+                record = attempt.record
+                logger.thread_safe_append_keys(task_id=record.task_id, attempt=record.attempt)
+                if self._log_prompts and record.request:
+                    request = record.request
                     logger.info("claimed", prompt=request.prompt, negative_prompt=request.negative_prompt)
-                delivery.tries = 1 + attempt.record.faults
                 with self._tracer.attempt(attempt, message.trace), self._heartbeat.watching(attempt):
                     self._runner.develop(attempt, engine, began, slot)
         except Suspended as fault:
+            if attempt is None:
+                raise
             # A new message rather than this one returned, so that a task which is suspended often does not reach the
             # dead-letter queue. A crash before the send leaves this message; one after it two, of which one claims.
-            self._queue.send(request.message(task_id), trace=message.trace, tenant=message.tenant)
-            logger.info("suspended", task_id=task_id, reason=fault.message)
+            self._queue.send(attempt.record.pointer(), trace=message.trace)
+            logger.info("suspended", task_id=asked.task_id, reason=fault.message)
         except InvalidRequest as fault:
-            self._claims.reject(task_id, fault, parsed.request, message.tenant)
+            self._claims.reject(asked, fault)
         except Conflict as fault:
-            self._claims.reject(message.message_id, fault, None, message.tenant)
+            self._claims.reject(Asked(message.message_id, asked.tenant), fault)
         except Finished as fault:
-            logger.info("nothing to do", task_id=task_id, fault=fault.message)
+            logger.info("nothing to do", task_id=asked.task_id, fault=fault.message)
+        except DarkroomError as fault:
+            if attempt is not None and fault.own_fault:
+                delivery.tries = attempt.record.tries
+            raise
+        return None
 
     def _pass_by(self, held: Held, delivery: _Delivery) -> None:
         message = delivery.message

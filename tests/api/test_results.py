@@ -134,7 +134,7 @@ def fill(store: TaskStore, clock: Clock, count: int) -> None:
         tags = ["seventh", "a b,c"] if number % 7 == 0 else []
         request = GenerationRequest(prompt="fox", tags=tags)
         record = moves.create(f"t{number}", request, 1, clock(), timedelta(days=1))
-        store.index(record)
+        store.announce(record)
         store.create(moves.cancel(record, now=clock()) if number % 10 == 0 else record)
 
 

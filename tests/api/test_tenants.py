@@ -25,8 +25,12 @@ from handler.care.deadletters import DeadLetters
 from handler.care.redrive import Redrive
 from handler.care.rounds import Doctor
 from handler.cli.operations import operations
+from handler.contract.pointer import pointer_in
+from handler.contract.request import parse
 from handler.errors import InvalidRequest, ModelUnavailable, NotFound, Unidentified
 from handler.settings import Settings
+from handler.task import moves
+from handler.task.messages import asked_by
 from handler.work.serving import Generate
 
 from ..support import Clock, PlainEngine, answer_of, event_of, http_event, nothing, record_of, sqs_event
@@ -34,6 +38,7 @@ from ..support import Clock, PlainEngine, answer_of, event_of, http_event, nothi
 if TYPE_CHECKING:
     from handler.aws.queue import TaskQueue
     from handler.aws.store import TaskStore
+    from handler.contract.record import Record
     from handler.engine import Engine
 
 FOX = '{"prompt": "fox", "task_id": "mine"}'
@@ -276,7 +281,7 @@ def test_a_bad_tenant_is_a_bad_message(generate: Generate, store: TaskStore, pla
     assert record.error is not None
     assert (record.error.code, record.error.details[0].field) == ("INVALID_REQUEST", "tenant")
     assert plain.drawn == []
-    assert [list(one.list_objects()) for one in store.all_tenants()][1:] == []
+    assert list(store.all_tenants())[1:] == []
     assert store.read("mine") is None
 
 
@@ -318,7 +323,7 @@ def test_without_a_model_a_task_waits_in_its_own_tenant(
     generate.handle(sqs_event(FOX, ids=["m-1"], tenant="alice"), None)
     generate.handle(sqs_event(FOX, ids=["m-2"], tenant="no/body"), None)
     assert record_of(store.for_tenant("alice"), "mine").status == "pending"
-    assert list(store.list_objects()) == []
+    assert [(one.tenant, one.task_id) for one in store.open_tasks()] == [("alice", "mine")]
 
 
 def test_a_suspended_task_goes_on_in_its_own_tenant(
@@ -354,12 +359,22 @@ def test_a_preview_is_its_tenants(settings: Settings, store: TaskStore, queue: T
     assert "tenants/alice/tasks/mine/preview.jpg" in shown
 
 
+def tried_once(clock: Clock, tenant: str | None) -> Record:
+    """A task whose only try is used up."""
+    asked = parse(FOX).accept()
+    return moves.create("mine", asked, 7, clock(), timedelta(days=30), tenant).model_copy(update={"tries": 1})
+
+
 def test_the_last_word_is_spoken_in_the_tasks_own_tenant(settings: Settings, store: TaskStore, clock: Clock) -> None:
-    letters = DeadLetters(settings, store, None, now=clock)
+    letters = DeadLetters(replace(settings, max_tries=1), store, None, now=clock)
+    alice = store.for_tenant("alice")
+    alice.create(tried_once(clock, "alice"))
     event = sqs_event(FOX, ids=["m-1"], tenant="alice")
     assert letters.handle(event, None) == {"batchItemFailures": []}
-    record = record_of(store.for_tenant("alice"), "mine")
+    record = record_of(alice, "mine")
     assert (record.status, record.tenant) == ("failed", "alice")
+    letters.handle(sqs_event('{"prompt": "owl"}', ids=["m-3"], tenant="alice"), None)
+    assert record_of(alice, "m-3").status == "pending"  # never seen by a worker
     letters.handle(sqs_event(FOX, ids=["m-2"], tenant="no/body"), None)
     lost = record_of(store, "m-2")
     assert lost.error is not None
@@ -368,20 +383,21 @@ def test_the_last_word_is_spoken_in_the_tasks_own_tenant(settings: Settings, sto
 
 
 def test_an_operator_sees_every_tenant(settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock) -> None:
-    clock.time = datetime.now(UTC) - timedelta(days=1)
+    clock.time = datetime.now(UTC)
     for tenant in (None, "alice", "bob"):
         Submit(settings, store, queue, now=clock).for_tenant(tenant).submit(FOX)
     while messages := queue.receive(10, wait=0):
         for message in messages:
             queue.delete(message.receipt_handle)
-    clock.time = datetime.now(UTC)
+    clock.forward(24 * 3600)
     findings = Doctor(settings, store, queue, now=clock).examine(fix=True)
     assert [(one.tenant, one.task_id, one.mended) for one in findings] == [
         (None, "mine", True),
         ("alice", "mine", True),
         ("bob", "mine", True),
     ]
-    assert sorted(str(message.tenant) for message in queue.receive(10, wait=1)) == ["None", "alice", "bob"]
+    pointers = [pointer_in(message.body) for message in queue.receive(10, wait=1)]
+    assert sorted(str(one.tenant) for one in pointers if one) == ["None", "alice", "bob"]
 
 
 def test_the_doctor_clears_up_after_each_tenant_and_touches_no_others(
@@ -391,28 +407,29 @@ def test_the_doctor_clears_up_after_each_tenant_and_touches_no_others(
     for own in (alice, bob):
         own.put_image(own.image_key("mine", 7, 0, "png"), b"image of an attempt that lost", "image/png")
         own.put_checkpoint("mine", b"steps")
-    generate.handle(sqs_event(FOX, tenant="alice"), None)
+        own.put_image(own.preview_key("mine"), b"a thumbnail", "image/jpeg")
+        generate.handle(sqs_event(FOX, tenant=own.tenant), None)
+        own.open("mine")  # as an attempt that is not the first leaves it
     clock.time = datetime.now(UTC) + timedelta(days=1, minutes=1)
+    bob.close("mine")
     findings = Doctor(settings, store, queue, now=clock).examine(fix=True)
-    kinds = ["images without a record", "old checkpoint"]
-    assert [(one.tenant, one.kind, one.mended) for one in findings] == [
-        (tenant, kind, True) for tenant in ("alice", "bob") for kind in kinds
-    ]
+    assert [(one.tenant, one.kind, one.mended) for one in findings] == [("alice", "left behind", True)]
     assert alice.read_image(alice.image_key("mine", 1, 0, "png"))
-    assert list(bob.list_objects()) == []
+    assert (alice.read_checkpoint("mine"), bob.read_checkpoint("mine")) == (b"", b"steps")
 
 
 def test_a_redriven_task_goes_back_to_its_own_tenant(
     settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
 ) -> None:
-    letters = DeadLetters(settings, store, None, now=clock)
+    letters = DeadLetters(replace(settings, max_tries=1), store, None, now=clock)
     for tenant in ("alice", "bob"):
+        store.for_tenant(tenant).create(tried_once(clock, tenant))
         letters.handle(sqs_event(FOX, tenant=tenant), None)
     Redrive(store.for_tenant("alice"), queue, now=clock).one("mine")
     assert record_of(store.for_tenant("alice"), "mine").status == "pending"
     assert record_of(store.for_tenant("bob"), "mine").status == "failed"
     (message,) = queue.receive(10, wait=1)
-    assert message.tenant == "alice"
+    assert asked_by(message).tenant == "alice"
 
 
 def test_redrive_on_the_command_line(
@@ -420,8 +437,11 @@ def test_redrive_on_the_command_line(
 ) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    letters = DeadLetters(settings, store, None, now=clock)
+    letters = DeadLetters(replace(settings, max_tries=1), store, None, now=clock)
     for tenant in (None, "alice", "bob"):
+        own = store.for_tenant(tenant)
+        own.announce(tried_once(clock, tenant))
+        own.create(tried_once(clock, tenant))
         letters.handle(sqs_event(FOX, tenant=tenant), None)
     shown = CliRunner().invoke(operations, ["redrive", "--task", "mine", "--tenant", "alice"]).stdout
     assert shown == "mine of alice is pending again, after 0 attempts\n"

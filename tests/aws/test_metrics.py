@@ -81,7 +81,7 @@ def test_a_cancelled_and_an_exhausted_task(
     submit.submit(FOX)
     submit.cancel("mine")
     submit.cancel("mine")
-    DeadLetters(metered, store, None).handle(sqs_event('{"prompt": "fox"}'), None)
+    DeadLetters(metered, store, None).handle(sqs_event("nonsense"), None)
     cancelled, failed, by_code = told(capsys)
     assert cancelled["TasksCancelled"] == [1.0]
     assert (failed["TasksFailed"], by_code["code"]) == ([1.0], "RETRIES_EXHAUSTED")

@@ -107,7 +107,7 @@ def test_the_same_bytes_again_are_the_same_write(store: TaskStore, clock: Clock)
 def test_newest_first_page_by_page(store: TaskStore, clock: Clock) -> None:
     for number in range(5):
         clock.forward(1)
-        store.index(record(f"t{number}", clock))
+        store.announce(record(f"t{number}", clock))
         store.create(record(f"t{number}", clock))
     seen, cursor, pages = [], None, 0
     while pages == 0 or cursor:
@@ -119,10 +119,10 @@ def test_newest_first_page_by_page(store: TaskStore, clock: Clock) -> None:
 
 
 def test_the_list_never_lies(store: TaskStore, clock: Clock) -> None:
-    store.index(record("crashed-before-create", clock))
-    store.index(record("a", clock))
+    store.announce(record("crashed-before-create", clock))
+    store.announce(record("a", clock))
     clock.forward(5)
-    store.index(record("a", clock))  # a second submitter that lost: its time is not the record's
+    store.announce(record("a", clock))  # a second submitter that lost: its time is not the record's
     clock.forward(-5)
     store.create(record("a", clock))
     page, cursor = store.newest(10)

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
 FOX = '{"prompt": "fox", "task_id": "mine"}'
 MONTH = timedelta(days=30)
+HOUR = timedelta(hours=1)
 
 
 def exhausted(store: TaskStore, clock: Clock, task_id: str = "mine") -> Record:
     pending = moves.create(task_id, GenerationRequest(prompt="fox"), 7, clock(), MONTH)
     failed = moves.exhaust(pending, now=clock())
-    store.index(failed)
+    store.announce(failed)
     store.create(failed)
     return failed
 
@@ -116,23 +117,42 @@ def test_a_task_whose_message_got_lost_gets_another(
     (found,) = doctor.examine(fix=True)
     assert found.mended
     (again,) = queue.receive(wait=1)
-    assert json.loads(again.body)["seed"] == 1234
+    assert again.body == record_of(store, "mine").pointer()
+    assert record_of(store, "mine").sends == 2
     assert record_of(store, "mine").queued_at == later()
 
 
-def test_while_the_queue_holds_messages_a_task_only_waits(doctor: Doctor, submit: Submit, later: Clock) -> None:
+def test_on_a_busy_queue_a_task_is_sent_a_handful_of_times(
+    doctor: Doctor, submit: Submit, store: TaskStore, later: Clock
+) -> None:
+    """Four hours behind others, and a round every ten minutes: after 15 minutes, and then at doubled intervals."""
     submit.submit(FOX)
-    later.forward(901)
-    assert doctor.examine(fix=True) == []
-    later.forward(5 * 24 * 3600)  # longer than the queue keeps a message
-    (found,) = doctor.examine(fix=True)
-    assert found.mended
+    sent_after = []
+    for minute in range(0, 241, 5):
+        if doctor.examine(fix=True):
+            sent_after.append(minute)
+        later.forward(300)
+    assert record_of(store, "mine").sends == 1 + len(sent_after) == 5
+    assert sent_after == [15, 45, 105, 225]
+
+
+def test_a_round_sends_so_many_and_the_next_goes_on(
+    doctor: Doctor, submit: Submit, queue: TaskQueue, later: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.care.rounds.MOST_SENDS", 3)
+    for number in range(8):
+        submit.submit(json.dumps({"prompt": "fox", "task_id": f"t{number}"}))
+    later.forward(1000)
+    rounds = [[one.task_id for one in doctor.examine(fix=True)] for _ in range(4)]
+    assert rounds == [["t0", "t1", "t2"], ["t3", "t4", "t5"], ["t6", "t7"], []]
+    assert [one.task_id for one in doctor.examine(fix=False)] == []
 
 
 def test_a_task_that_no_worker_came_back_for_goes_on(
     doctor: Doctor, generate: Generate, store: TaskStore, queue: TaskQueue, later: Clock
 ) -> None:
     held(store, later, message_id="lost")
+    store.open("mine")
     later.forward(60 + 899)
     assert doctor.examine(fix=True) == []
     later.forward(2)
@@ -145,31 +165,88 @@ def test_a_task_that_no_worker_came_back_for_goes_on(
     assert [one.outcome for one in record.attempts] == ["expired", "completed"]
 
 
-def test_what_was_left_lying_goes_after_a_day(
+def test_what_was_left_behind_goes_after_a_day(
     doctor: Doctor, generate: Generate, store: TaskStore, plain: PlainEngine, later: Clock
 ) -> None:
-    store.put_image(store.image_key("nobody", 1, 0, "png"), b"image", "image/png")
-    store.put_image(store.image_key("mine", 7, 0, "png"), b"image of an attempt that lost", "image/png")
+    """By an attempt that lost its task, say: the one that ended it was not the first."""
+    held(store, later, message_id="lost")
+    store.open("mine")
+    store.put_image(store.image_key("mine", 1, 0, "png"), b"image of an attempt that lost", "image/png")
     store.put_checkpoint("mine", b"steps")
+    store.put_image(store.preview_key("mine"), b"a thumbnail", "image/jpeg")
+    later.forward(61)
     generate.handle(sqs_event(FOX), None)
     assert plain.drawn == ["fox"]
+    store.put_checkpoint("mine", b"by one that was late")
     assert doctor.examine(fix=True) == []
     later.forward(24 * 3600 + 60)
-    kinds = ["images without a record", "old checkpoint", "images without a record"]
-    assert [one.kind for one in doctor.examine(fix=False)] == kinds
+    assert [one.kind for one in doctor.examine(fix=False)] == ["left behind"]
     assert all(one.mended for one in doctor.examine(fix=True))
     assert doctor.examine(fix=True) == []
     (image,) = record_of(store, "mine").images
+    assert list(store.objects_of("mine")) == [image.key]
     assert store.read_image(image.key)
-    assert store.read_checkpoint("mine") == b""
+    assert list(store.open_tasks()) == []
 
 
-def test_the_doctor_reads_no_record_that_looks_completed(
-    doctor: Doctor, generate: Generate, store: TaskStore, monkeypatch: pytest.MonkeyPatch
+def test_a_task_that_ends_as_it_should_is_off_the_list(
+    doctor: Doctor, generate: Generate, submit: Submit, store: TaskStore, queue: TaskQueue, later: Clock
 ) -> None:
-    generate.handle(sqs_event(FOX), None)
-    monkeypatch.delattr("handler.aws.store.TaskStore.read")
+    submit.submit(FOX)
+    submit.submit('{"prompt": "owl", "task_id": "cancelled"}')
+    submit.cancel("cancelled")
+    generate.handle(sqs_event('{"prompt": ""}', ids=["refused"]), None)
+    assert [one.task_id for one in store.open_tasks()] == ["mine"]
+    for message in queue.receive(10, wait=1):
+        generate.handle(sqs_event(message.body, ids=[message.message_id]), None)
+    assert list(store.open_tasks()) == []
+    later.forward(10 * 24 * 3600)
     assert doctor.examine(fix=True) == []
+
+
+def test_a_task_without_a_record_goes_off_the_list(doctor: Doctor, store: TaskStore, later: Clock) -> None:
+    """Its submission died between the two."""
+    store.open("mine")
+    assert doctor.examine(fix=True) == []
+    later.forward(901)
+    (found,) = doctor.examine(fix=True)
+    assert (found.kind, found.mended) == ("listed without a record", True)
+    assert list(store.open_tasks()) == []
+
+
+def test_a_record_that_cannot_be_read_is_a_finding(
+    doctor: Doctor, submit: Submit, store: TaskStore, later: Clock
+) -> None:
+    """And not the end of the round."""
+
+    class Strange:
+        task_id, created_at = "a-strange-one", later()
+
+        def to_json(self) -> bytes:
+            return b'{"status": "dreaming"}'
+
+    store.announce(Strange())
+    store.create(Strange())
+    submit.submit(FOX)
+    later.forward(1000)
+    found = {one.task_id: (one.kind, one.mended) for one in doctor.examine(fix=True)}
+    assert found == {
+        "a-strange-one": ("unreadable record", False),
+        "mine": ("pending without a message", True),
+    }
+
+
+def test_a_stuck_task_that_looks_completed_is_found(
+    doctor: Doctor, submit: Submit, store: TaskStore, queue: TaskQueue, later: Clock
+) -> None:
+    """Its images were written, and then its record, as released: S3 refused the commit, and its message got lost."""
+    submit.submit(FOX)
+    store.put_image(store.image_key("mine", 1, 0, "png"), b"image", "image/png")
+    stored = store.read("mine")
+    assert stored is not None
+    store.change(stored, record_of(store, "mine").next(attempt=1))
+    later.forward(1000)
+    assert [one.kind for one in doctor.examine(fix=True)] == ["pending without a message"]
 
 
 def test_on_the_command_line(
@@ -195,13 +272,18 @@ def test_on_the_command_line(
     queue.delete(message.receipt_handle)
     later.forward(-10 * 24 * 3600)
     lost = moves.create("lost", GenerationRequest(prompt="fox"), 7, later(), MONTH)
+    store.open("lost")
     store.create(lost)
+    later.forward(10 * 24 * 3600)
+    monkeypatch.setattr(
+        "handler.care.rounds.build", lambda settings: Doctor(settings, store, queue, now=Clock(later() + HOUR))
+    )
     code, shown = darkroom("doctor")
     assert code == 1
     assert "pending without a message" in shown
     code, shown = darkroom("doctor", "--fix", "--json")
     assert code == 0
-    assert json.loads(shown)["task_id"] == "lost"
+    assert [json.loads(line)["task_id"] for line in shown.splitlines()] == ["lost", "mine"]
     assert queue.receive(wait=1)
 
 

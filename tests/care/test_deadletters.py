@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from handler.aws.queue import TaskQueue
 from handler.care.deadletters import DeadLetters
 from handler.contract.record import Record
 from handler.errors import Internal
+from handler.work.serving import Generate
 
 from ..support import Clock, PlainEngine, event_of, held, record_of, sqs_event
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from handler.aws.store import TaskStore
     from handler.cli.local.aws import Resources
     from handler.settings import Settings
-    from handler.work.serving import Generate
 
 FOX = '{"prompt": "fox", "task_id": "mine"}'
 CONSUMED: dict[str, object] = {"batchItemFailures": []}
@@ -37,10 +38,10 @@ def dead_queue(settings: Settings, resources: Resources) -> TaskQueue:
 
 @pytest.fixture
 def letters(settings: Settings, store: TaskStore, dead_queue: TaskQueue, clock: Clock) -> DeadLetters:
-    return DeadLetters(settings, store, dead_queue, now=clock, new_seed=lambda: 7)
+    return DeadLetters(replace(settings, max_tries=2), store, dead_queue, now=clock, new_seed=lambda: 7)
 
 
-def test_a_waiting_task_fails_with_its_last_fault(
+def test_a_task_without_tries_left_fails_with_its_last_fault(
     letters: DeadLetters, generate: Generate, store: TaskStore, plain: PlainEngine
 ) -> None:
     plain.fault = Internal("the device is in a bad mood")
@@ -51,19 +52,37 @@ def test_a_waiting_task_fails_with_its_last_fault(
     assert record.status == "failed"
     assert record.error is not None
     assert record.error.code == "RETRIES_EXHAUSTED"
-    assert record.error.message == "given up after 2 attempts; the last fault: INTERNAL: the device is in a bad mood"
+    assert record.error.message == "given up after 2 tries; the last fault: INTERNAL: the device is in a bad mood"
     assert [one.outcome for one in record.attempts] == ["released", "released"]
     assert [one.message for one in record.attempts] == ["the device is in a bad mood"] * 2
 
 
 def test_a_task_whose_workers_all_died_says_so(letters: DeadLetters, store: TaskStore, clock: Clock) -> None:
-    held(store, clock, message_id="m")
+    held(store, clock, message_id="m", tries=1)
     clock.forward(61)
     assert letters.handle(sqs_event(FOX, ids=["m"]), None) == CONSUMED
     record = record_of(store, "mine")
     assert record.error is not None
-    assert record.error.message == "given up after 1 attempt; the last fault: its worker was not heard of again"
+    assert record.error.message == "given up after 2 tries; the last fault: its worker was not heard of again"
     assert [(one.owner, one.outcome) for one in record.attempts] == [("elsewhere", "expired")]
+
+
+def test_a_task_with_tries_left_goes_back(
+    settings: Settings, store: TaskStore, dead_queue: TaskQueue, queue: TaskQueue, clock: Clock, monkeypatch: Any
+) -> None:
+    """S3 or the model was away for as long as the queue counted; the task has done nothing wrong."""
+    monkeypatch.setattr("handler.care.deadletters.SEND_AGAIN_AFTER", 0)
+    letters = DeadLetters(settings, store, dead_queue, queue, now=clock)
+    held(store, clock, message_id="m")
+    clock.forward(61)
+    assert letters.handle(sqs_event(FOX, ids=["m"]), None) == CONSUMED
+    record = record_of(store, "mine")
+    assert (record.status, record.tries, record.sends) == ("pending", 1, 1)
+    (again,) = queue.receive(wait=1)
+    assert again.body == record.pointer()
+    assert letters.handle(sqs_event(FOX, ids=["m"]), None) == CONSUMED  # the same once more: a newer one carries it
+    assert record_of(store, "mine") == record
+    assert queue.receive(wait=0) == []
 
 
 def test_a_living_attempt_is_waited_for(
@@ -77,7 +96,7 @@ def test_a_living_attempt_is_waited_for(
     assert dead_queue.receive(wait=0) == []  # hidden until the lease ends
     clock.forward(61)
     assert letters.handle(event_of(message), None) == CONSUMED
-    assert record_of(store, "mine").status == "failed"
+    assert record_of(store, "mine").status == "pending"
 
 
 def test_a_duplicate_of_a_living_attempt_goes(letters: DeadLetters, store: TaskStore, clock: Clock) -> None:
@@ -106,35 +125,38 @@ def test_another_tasks_record_is_never_touched(letters: DeadLetters, submit: Sub
     assert record_of(store, "mine").status == "pending"
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [('{"prompt": "fox"}', "no attempt ever began"), ("nonsense", "no valid request")],
-)
-def test_a_message_that_no_worker_ever_saw_gets_a_record(
-    letters: DeadLetters, store: TaskStore, body: str, words: str
-) -> None:
-    assert letters.handle(sqs_event(body, ids=["m-1"]), None) == CONSUMED
+def test_a_message_that_no_worker_ever_saw_gets_a_record(letters: DeadLetters, store: TaskStore) -> None:
+    assert letters.handle(sqs_event('{"prompt": "fox"}', ids=["m-1"]), None) == CONSUMED
     record = record_of(store, "m-1")
-    assert record.status == "failed"
-    assert record.error is not None
-    assert record.error.code == "RETRIES_EXHAUSTED"
-    assert words in record.error.message
+    assert (record.status, record.sends, record.tries) == ("pending", 1, 0)
     (listed,), _ = store.newest(1)
     assert Record.from_json(listed.body) == record
 
 
-def test_a_poison_message_ends_there_by_itself(
-    generate: Generate, letters: DeadLetters, queue: TaskQueue, dead_queue: TaskQueue, store: TaskStore, plain: Any
+def test_an_unreadable_message_that_no_worker_ever_saw_gets_one_too(letters: DeadLetters, store: TaskStore) -> None:
+    assert letters.handle(sqs_event("nonsense", ids=["m-1"]), None) == CONSUMED
+    record = record_of(store, "m-1")
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error.code == "RETRIES_EXHAUSTED"
+    assert "no valid request" in record.error.message
+    (listed,), _ = store.newest(1)
+    assert Record.from_json(listed.body) == record
+
+
+def test_a_poison_message_ends_by_its_own_count(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock, plain: Any
 ) -> None:
-    """Through SQS's own counting: as often received as the queue allows, then dead."""
+    """Whatever the queue counts: two tries are two."""
     plain.fault = Internal("broken")
+    generate = Generate(replace(settings, max_tries=2), store, queue, lambda _: plain, now=clock)
     task_id = queue.send(json.dumps({"prompt": "fox"}))
-    for _ in range(3):
-        (message,) = queue.receive(wait=1)
-        assert generate.handle(event_of(message), None) == stays(task_id)
-        queue.change_visibility(message.receipt_handle, 0)
-    assert queue.receive(wait=1) == []
-    (dead,) = dead_queue.receive(wait=1)
-    assert dead.message_id == task_id
-    assert letters.handle(event_of(dead), None) == CONSUMED
-    assert record_of(store, task_id).status == "failed"
+    (message,) = queue.receive(wait=1)
+    assert generate.handle(event_of(message), None) == stays(task_id)
+    queue.change_visibility(message.receipt_handle, 0)
+    (message,) = queue.receive(wait=1)
+    assert generate.handle(event_of(message), None) == CONSUMED
+    record = record_of(store, task_id)
+    assert (record.status, record.tries) == ("failed", 2)
+    assert record.error is not None
+    assert record.error.message == "given up after 2 tries; the last fault: INTERNAL: broken"

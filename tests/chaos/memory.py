@@ -40,7 +40,7 @@ class MemoryStore:
         self.checkpoints: set[str] = set()
         self.tenant: str | None = None
 
-    def of(self, tenant: str | None) -> MemoryStore:
+    def for_tenant(self, tenant: str | None) -> MemoryStore:
         assert tenant is None, "the model has no tenants"
         return self
 

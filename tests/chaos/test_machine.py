@@ -34,6 +34,7 @@ from handler.errors import (
 from handler.settings import Settings
 from handler.task import moves
 from handler.task.claims import Claims
+from handler.task.messages import Asked, asked_by
 from tests.support import CARD, Clock
 
 from .ledger import Ledger
@@ -172,11 +173,8 @@ class Life(RuleBasedStateMachine):
 
     def serve(self, worker: Worker, message: Message) -> Hold | None:
         """What the generate handler makes of a message, up to the claim."""
-        parsed = parse(message.body)
-        assert parsed.request is not None
-        name = str(parsed.task_id)
         try:
-            attempt = worker.claims.claim(name, parsed.request, message, cast("Any", Engine), float("inf"))
+            attempt = worker.claims.claim(asked_by(message), message, cast("Any", Engine), float("inf"))
         except Finished:
             self.queue.delete(message.receipt_handle)
         except Held as held:
@@ -193,7 +191,7 @@ class Life(RuleBasedStateMachine):
 
     def rejects(self, worker: Worker, message: Message, fault: Conflict) -> None:
         try:
-            worker.claims.reject(message.message_id, fault, None, None)
+            worker.claims.reject(Asked(message.message_id, None), fault)
             self.queue.delete(message.receipt_handle)
         except (LostRace, ServiceFault):
             self.queue.change_visibility(message.receipt_handle, 5)
@@ -235,11 +233,13 @@ class Life(RuleBasedStateMachine):
                 attempt.fail(OutOfMemory("too large"))
             elif end == "suspend":
                 attempt.release(Suspended("the worker stops"))
-                self.queue.send(message.body)
+                if attempt.record.status == "pending":
+                    self.queue.send(attempt.record.pointer())
             else:
                 attempt.release(Internal("it broke"))
-                self.queue.change_visibility(message.receipt_handle, 5)
-                return
+                if attempt.record.status == "pending":
+                    self.queue.change_visibility(message.receipt_handle, 5)
+                    return
         except ServiceFault as fault:
             attempt.release(fault)  # as after any passing fault while developing
             raise
@@ -275,8 +275,9 @@ class Life(RuleBasedStateMachine):
             return
         self.store.fault = fault
         try:
-            self.store.change(stored, moves.expire(record, now=self.clock()))
-            self.queue.send(json.dumps(record.request.model_dump(exclude_none=True)) if record.request else "{}")
+            expired = moves.expire(record, now=self.clock())
+            self.store.change(stored, expired)
+            self.queue.send(expired.pointer())
         except DarkroomError:
             pass
         self.store.fault = "none"

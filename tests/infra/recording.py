@@ -51,6 +51,7 @@ KEY = re.compile(r"<Key>(.+?)</Key>")
 NAMES = {
     r"^tasks/[^/]+/": "tasks/T/",
     r"^index/.+": "index/N",
+    r"^open/.+": "open/A/T",
     r"^spend/.+": "spend/D",
     r"^uploads/.+": "uploads/U",
 }
@@ -94,7 +95,8 @@ def calls_of(environ: WSGIEnvironment, body: bytes) -> Iterator[Call]:
     if key:
         yield Call(who, S3_ACTIONS[method], _object(key))
     elif method == "GET":
-        yield Call(who, "s3:ListBucket", "bucket", re.sub(r"^tenants/[^/]+/", "tenants/A/", query.get("prefix", "")))
+        prefix = re.sub(r"^tenants/[^/]+/", "tenants/A/", query.get("prefix", ""))
+        yield Call(who, "s3:ListBucket", "bucket", re.sub(r"tasks/[^/]+/$", "tasks/T/", prefix))
     elif method == "POST" and (form := FORM_KEY.search(body)):  # whoever posts a form acts as the one who signed it
         yield Call(who, "s3:PutObject", _object(form[1].decode()))
     elif method == "POST" and "delete" in query:  # DeleteObjects: many at once

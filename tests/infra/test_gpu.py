@@ -131,7 +131,7 @@ def test_the_names_are_the_other_stacks() -> None:
     }
     # The dashboard looks for the workers' cluster by name.
     assert BODY["Resources"]["Cluster"]["Properties"]["ClusterName"] == {"Fn::Sub": "${Stack}-gpu"}
-    assert "${AWS::StackName}-gpu" in (INFRA / "template.yaml").read_text()
+    assert "${Stack}-gpu" in (INFRA / "alarms.yaml").read_text()
 
 
 def test_spot_shares_add_up() -> None:

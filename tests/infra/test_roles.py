@@ -20,6 +20,7 @@ from handler.aws.weights import fetch_model
 from handler.cli.local.aws import EmbeddedAws, create_resources
 from handler.errors import NotFound, QuotaExceeded
 from handler.settings import Settings
+from handler.task.messages import asked_by
 from handler.work.serving import Generate
 from tests.ministack import ministack_server
 from tests.support import PlainEngine, answer_of, http_event, sqs_event
@@ -74,7 +75,7 @@ def whole_path(stack: Stack, roles: dict[str, Aws]) -> None:
         generate = Generate(settings, TaskStore(settings), queue, lambda _: PlainEngine())
         # Lambda polls in the role's name.
         messages = [*queue.receive(10, wait=2), *queue.receive(10, wait=0)]
-        assert sorted(str(message.tenant) for message in messages) == ["None", "None", "alice"]
+        assert sorted(str(asked_by(message).tenant) for message in messages) == ["None", "None", "alice"]
         for message in messages:
             assert generate.handle(event_of(message), None) == {"batchItemFailures": []}
             queue.delete(message.receipt_handle)
@@ -160,8 +161,8 @@ MAY = {
             "uploads/*",
             "tenants/*/uploads/*",
         ],
-        "put": ["tasks/*", "tenants/*/tasks/*", "index/*", "tenants/*/index/*"],
-        "delete": ["tasks/*/checkpoint", "tenants/*/tasks/*/checkpoint"],
+        "put": ["tasks/*", "tenants/*/tasks/*", "index/*", "tenants/*/index/*", "open/*"],
+        "delete": ["tasks/*/checkpoint", "tenants/*/tasks/*/checkpoint", "open/*"],
         "list": [],
         "send": ["tasks"],
     },
@@ -176,13 +177,21 @@ MAY = {
             "tenants/*/spend/*",
             "uploads/*",
             "tenants/*/uploads/*",
+            "open/*",
         ],
-        "delete": [],
+        "delete": ["open/*"],
         "list": [],
         "send": ["tasks"],
     },
     "StatusRole": {
-        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "tasks/*/*/*", "tenants/*/tasks/*/*/*"],
+        "get": [
+            "tasks/*/status.json",
+            "tenants/*/tasks/*/status.json",
+            "tasks/*/preview.jpg",
+            "tenants/*/tasks/*/preview.jpg",
+            "tasks/*/*/*",
+            "tenants/*/tasks/*/*/*",
+        ],
         "put": [],
         "delete": [],
         "list": ["index/", "tenants/a/index/"],
@@ -190,26 +199,36 @@ MAY = {
     },
     "DeadLetterRole": {
         "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json"],
-        "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "index/*", "tenants/*/index/*"],
-        "delete": [],
+        "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "index/*", "tenants/*/index/*", "open/*"],
+        "delete": ["open/*"],
         "list": [],
-        "send": [],
+        "send": ["tasks"],
     },
     "DoctorRole": {
-        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json"],
-        "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json"],
-        "delete": ["tasks/*/checkpoint", "tenants/*/tasks/*/checkpoint", "tasks/*/*/*", "tenants/*/tasks/*/*/*"],
-        "list": ["tasks/", "tenants/", "tenants/a/tasks/"],
+        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "health/doctor.json"],
+        "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "health/doctor.json"],
+        "delete": [
+            "open/*",
+            "tasks/*/checkpoint",
+            "tenants/*/tasks/*/checkpoint",
+            "tasks/*/preview.jpg",
+            "tenants/*/tasks/*/preview.jpg",
+            "tasks/*/*/*",
+            "tenants/*/tasks/*/*/*",
+        ],
+        "list": ["open/", "tasks/a/", "tenants/a/tasks/a/"],
         "send": ["tasks"],
     },
 }
 PREFIXES = (
     "",
     "tasks/",
+    "tasks/a/",
     "index/",
+    "open/",
     "spend/",
     "tenants/",
-    *(f"tenants/a/{one}" for one in ("", "tasks/", "index/", "spend/")),
+    *(f"tenants/a/{one}" for one in ("", "tasks/", "tasks/a/", "index/", "spend/")),
 )
 OWN = (
     "tasks/a/status.json",
@@ -218,6 +237,9 @@ OWN = (
     "index/1-a",
     "spend/2026-01-02.json",
     "uploads/a",
+    "tasks/a/preview.jpg",
+    "open/-/a",
+    "health/doctor.json",
     "elsewhere",
 )
 KEYS = (*OWN, *(f"tenants/a/{key}" for key in OWN), "tenants/a", "atasks/a/status.json")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.contract.record import Lease, ModelRef, Progress, Record, Timings
+from handler.contract.record import KeptRequest, Lease, ModelRef, Progress, Record, Timings
 from handler.contract.request import GenerationRequest
 from handler.contract.statuses import TERMINAL
 from handler.errors import Finished, Held, Internal, LostRace, OutOfMemory, Suspended
@@ -42,8 +42,8 @@ def completed(record: Record, clock: Clock) -> Record:
 
 
 def test_creation_fixes_the_seed(clock: Clock) -> None:
-    assert pending(clock).request == GenerationRequest(prompt="fox", seed=99, task_id="t")
-    assert pending(clock, seed=5).request == GenerationRequest(prompt="fox", seed=5, task_id="t")
+    assert pending(clock).request == KeptRequest(prompt="fox", seed=99, task_id="t")
+    assert pending(clock, seed=5).request == KeptRequest(prompt="fox", seed=5, task_id="t")
 
 
 def test_the_fingerprint_is_of_what_was_asked(clock: Clock) -> None:

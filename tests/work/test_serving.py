@@ -295,8 +295,9 @@ def test_a_task_taken_before_its_model_was_known_fails_when_the_model_refuses_it
 ) -> None:
     """The door knew no card that refuses a width of 100; the worker's does."""
     request = GenerationRequest(prompt="fox", width=100)
-    store.create(moves.create("mine", request, 7, Clock()(), timedelta(days=1)))
-    assert generate.handle(sqs_event(request.message("mine")), None) == CONSUMED
+    record = moves.create("mine", request, 7, Clock()(), timedelta(days=1))
+    store.create(record)
+    assert generate.handle(sqs_event(record.pointer()), None) == CONSUMED
     record = record_of(store, "mine")
     assert (record.status, record.sequence) == ("failed", 2)
     assert record.error is not None
@@ -417,7 +418,7 @@ def test_under_lambda_a_broken_worker_ends_its_process(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     plain.fault = WorkerBroken("the device is lost")
-    monkeypatch.setattr("handler.work.serving.load_engine", lambda _: plain)
+    monkeypatch.setattr("handler.engine.starting.start", lambda *_: plain)
     with pytest.raises(SystemExit) as ended:
         handle(sqs_event('{"prompt": "fox"}'), None)
     assert ended.value.code == 1

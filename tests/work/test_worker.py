@@ -121,8 +121,9 @@ def test_a_worker_writes_down_what_ends_in_the_dead_letter_queue(
     environ: dict[str, str], resources: Resources, store: TaskStore, settings: Settings
 ) -> None:
     dead = TaskQueue(settings, resources.dead_letter_queue_url)
-    task_id = dead.send(APPLE)
+    task_id, unreadable = dead.send(APPLE), dead.send("nonsense")
     with process(environ | {"DEAD_LETTER_URL": dead.url}):
-        record = wait_for(store, task_id, "failed")
+        record = wait_for(store, unreadable, "failed")
+        assert wait_for(store, task_id, "pending").sends == 1  # it comes back in a quarter of an hour
     assert record.error is not None
     assert record.error.code == "RETRIES_EXHAUSTED"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...api.results import Status
 from ...api.submission import Submit
-from ...aws.queue import TaskQueue, messages_of, tenant_fault
+from ...aws.queue import Message, TaskQueue, messages_of
 from ...aws.store import TaskStore
 from ...aws.weights import fetch_model
 from ...contract.record import Record
-from ...contract.request import parse
 from ...contract.statuses import TERMINAL
-from ...errors import ModelUnavailable
+from ...errors import Conflict, Finished, InvalidRequest, ModelUnavailable
 from ...settings import Settings, use
+from ...task.messages import asked_by
 from ...work.serving import build
 from ...worker import Worker
 from ..showing import ProgressLines
@@ -81,7 +81,7 @@ def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) 
     """
     store, queue = TaskStore(settings), TaskQueue(settings)
     body = json.dumps(request)
-    message_id = queue.send(body)
+    message = Message(queue.send(body), "", body)
     first = "queued; loading the model"
     with running_worker(settings) as worker, ProgressLines([""], quiet=quiet, transient=True, first=first) as lines:
 
@@ -89,11 +89,11 @@ def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) 
             if record is not None and record.status != "pending":
                 lines.show("", record)
 
-        wait_for(store, lambda: _name(store, body, message_id), show, lambda: not worker.failed)
+        wait_for(store, lambda: _name(store, message)[1], show, lambda: not worker.failed)
         if worker.failed:
             health = store.read_health() or {}
             raise ModelUnavailable(str(health.get("reason")))
-    return Status(settings, store).result(_name(store, body, message_id))
+    return Status(settings, store).result(_name(store, message)[1])
 
 
 def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,25 +101,25 @@ def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, An
     store = TaskStore(settings)
     handler = build(settings)
     handler.handle(event, None)
-    named: list[tuple[str | None, str]] = []
-    for message in messages_of(event):
-        if tenant_fault(message):
-            named.append((None, message.message_id))
-        else:
-            whose = store.for_tenant(message.tenant)
-            named.append((whose.tenant, _name(whose, message.body, message.message_id)))
+    named = dict.fromkeys(_name(store, message) for message in messages_of(event))
     status = Status(settings, store)
-    return [status.for_tenant(tenant).result(task_id) for tenant, task_id in dict.fromkeys(named)]
+    return [status.for_tenant(tenant).result(task_id) for tenant, task_id in named]
 
 
-def _name(store: TaskStore, body: str, message_id: str) -> str:
-    """The task_id of a message's task: the one that it names, or its message_id if that names another request."""
-    parsed = parse(body)
-    stored = store.read(parsed.task_id) if parsed.task_id else None
-    if parsed.task_id is None or stored is None or parsed.request is None:
-        return parsed.task_id or message_id
-    same = Record.from_json(stored.body).fingerprint in {None, parsed.request.fingerprint()}
-    return parsed.task_id if same else message_id
+def _name(store: TaskStore, message: Message) -> tuple[str | None, str]:
+    """Tenant and task_id of a message's task: those that it names, or its message_id if that names another request."""
+    try:
+        asked = asked_by(message)
+        stored = store.for_tenant(asked.tenant).read(asked.task_id)
+        if stored is not None:
+            asked.check(Record.from_json(stored.body))
+    except Finished:
+        return asked.tenant, asked.task_id
+    except Conflict:
+        return asked.tenant, message.message_id
+    except InvalidRequest:
+        return None, message.message_id
+    return asked.tenant, asked.task_id
 
 
 def wait_for(

@@ -1,0 +1,61 @@
+"""What a message asks for: a task that has a record, or a request that may not have one yet."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..contract.ids import TENANT
+from ..contract.pointer import pointer_in
+from ..contract.request import Parsed, parse
+from ..errors import Conflict, FieldError, Finished, InvalidRequest
+
+if TYPE_CHECKING:
+    from ..aws.queue import Message
+    from ..contract.pointer import Pointer
+    from ..contract.record import Record
+    from ..contract.request import CardChecks
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``pointer``: the message is Darkroom's own, and the record tells the request. Else ``parsed`` does."""
+
+    task_id: str
+    tenant: str | None
+    pointer: Pointer | None = None
+    parsed: Parsed = Parsed(None, (), None)
+
+    @property
+    def send(self) -> int:
+        """Which of the task's messages it is, as the record counts them; 0 for a caller's own."""
+        return self.pointer.send if self.pointer else 0
+
+    def check(self, record: Record) -> None:
+        """Raises Finished for a message that there is nothing to do for: the record never was a request's, or the
+        pointer is another task's of the same name. Raises Conflict for a request under a name that another one has.
+        """
+        if record.fingerprint is None:
+            raise Finished("the record holds no request")
+        if self.pointer is not None:
+            if self.pointer.fingerprint != record.fingerprint:
+                raise Finished("the message is for an earlier task of this name")
+        elif self.parsed.request is not None and not record.asks_for(self.parsed.request):
+            raise Conflict(f"the task_id {self.task_id} names another request")
+
+
+def asked_by(message: Message, card: CardChecks | None = None) -> Asked:
+    """Reads a message; a request is checked against the ``card`` of the model that will run it, where it is known.
+
+    Raises InvalidRequest where no tenant can be called what the message names as one: no record may be written then
+    but one under the message's own id, and without a tenant.
+    """
+    pointer = pointer_in(message.body)
+    tenant = pointer.tenant if pointer else message.tenant
+    if tenant is not None and not re.fullmatch(TENANT, tenant):
+        raise InvalidRequest([FieldError("tenant", f"the message attribute must match {TENANT}")])
+    if pointer:
+        return Asked(pointer.task_id, tenant, pointer)
+    parsed = parse(message.body, card)
+    return Asked(parsed.task_id or message.message_id, tenant, parsed=parsed)
