@@ -86,7 +86,8 @@ class Engine(Protocol):
         input image or library version is ignored and logged.
 
         Raises InvalidRequest for an unusable input image, OutOfMemory, UnsafeContent, WorkerBroken when the device is
-        lost, and whatever the observer or the pipeline raises.
+        lost or the compute thread has ended, and whatever the observer or the pipeline raises. A TypeError or
+        ValueError is the pipeline's check of its arguments; one from after its first denoiser call comes as Internal.
         """
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:

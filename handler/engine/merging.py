@@ -7,12 +7,13 @@ expanded to one per row, and each caller gets its rows of the output.
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+
+from .compute import Pending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ SHARED = frozenset({"img_ids", "txt_ids"})
 
 
 @dataclass(eq=False)
-class Call:
+class Call(Pending):
     """One task's call of a network: its arguments now, its output or fault once ``done`` is set.
 
     ``leaves``: the arguments flattened by path; ``key``: calls with equal keys fit together; ``together``: how many
@@ -35,15 +36,7 @@ class Call:
     leaves: dict[str, Any]
     key: tuple[object, ...]
     arrived: float = field(default_factory=time.perf_counter)
-    done: threading.Event = field(default_factory=threading.Event)
-    output: Any = None
-    fault: BaseException | None = None
     together: int = 1
-
-    def finish(self, output: Any = None, fault: BaseException | None = None, together: int = 1) -> None:
-        """Stores the outcome and wakes the caller."""
-        self.output, self.fault, self.together = output, fault, together
-        self.done.set()
 
 
 def call_of(owner: object, arguments: dict[str, Any]) -> Call:

@@ -8,7 +8,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OutOfMemory, UnsafeContent, WorkerBroken
+from ..errors import UnsafeContent
+from ..logs import logger
 from . import Developed, EncodedImage
 from .calls import SavedOutputs, TaskCalls
 
@@ -84,7 +85,7 @@ class PipelineEngine:
         """
         import torch
 
-        from .faults import device_lost, out_of_memory
+        from .faults import translated
 
         pipe = self._own(self.pipe if call.get("image") is None else self.from_image)
         calls = TaskCalls(self.batcher, pipe, observer, saved or SavedOutputs({}))
@@ -95,11 +96,11 @@ class PipelineEngine:
             with torch.inference_mode():
                 output = pipe(**call)
         except Exception as fault:
-            if out_of_memory(fault):
-                raise OutOfMemory("the device has too little memory for a picture of this size") from fault
-            if device_lost(fault):
-                raise WorkerBroken(f"the device is lost: {str(fault).splitlines()[0]}") from fault
-            raise
+            named = translated(fault, begun=calls.first is not None)
+            if named is fault:
+                raise
+            logger.exception("the pipeline broke", fault=type(named).__name__)
+            raise named from fault
         finally:
             calls.leave()
         ended = time.perf_counter()
