@@ -11,7 +11,7 @@ import torch
 from ..errors import OutOfMemory
 from ..logs import logger
 from .faults import device_lost, free_memory, out_of_memory
-from .merging import Call, call_of, merge, split
+from .merging import Call, call_of, fit, merge, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +109,7 @@ class Batcher:
         most = self._most_rows.get(first.key)
         group, rows = [first], first.rows
         for call in self._waiting[1:] if self._merges(first) else []:
-            if call.key == first.key and (most is None or rows + call.rows <= most):
+            if (most is None or rows + call.rows <= most) and fit(first, call):
                 group.append(call)
                 rows += call.rows
         taken = set(map(id, group))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,113 +11,18 @@ import torch
 
 from handler.engine import batcher as batching
 from handler.engine.batcher import Batcher
-from handler.engine.compute import Compute
 from handler.engine.faults import translated
 from handler.errors import Internal, OutOfMemory, WorkerBroken
-from handler.logs import logger
+
+from .callers import PATIENCE, Doubles, all_of, network, together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import logging
+    from collections.abc import Callable
 
-PATIENCE = 10
-"""Seconds after which a caller counts as hanging."""
+    from handler.engine.compute import Compute
+
 CALLERS = 4
-
-
-class Doubles(torch.nn.Module):
-    """A network that doubles its input. ``check`` gets the rows of each forward first and may raise."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor(2.0))
-        self.check: Callable[[torch.Tensor], None] = lambda _: None
-        self.rows: list[int] = []
-
-    def forward(self, sample: torch.Tensor, timestep: Any = 0, return_dict: bool = False) -> tuple[torch.Tensor]:
-        self.rows.append(sample.shape[0])
-        self.check(sample)
-        return (sample * self.weight,)
-
-
-@pytest.fixture
-def compute() -> Iterator[Compute]:
-    made = Compute()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def batcher(compute: Compute) -> Batcher:
-    made = Batcher(Doubles(), compute)
-    compute.serve(made)
-    return made
-
-
-@pytest.fixture
-def told() -> Iterator[list[logging.LogRecord]]:
-    """The log's lines from now on."""
-
-    class Kept(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(record)
-
-    records: list[logging.LogRecord] = []
-    handler = Kept()
-    logger.addHandler(handler)
-    yield records
-    logger._logger.removeHandler(handler)
-
-
-def network(batcher: Batcher) -> Doubles:
-    assert isinstance(batcher.denoiser, Doubles)
-    return batcher.denoiser
-
-
-def all_of(works: list[Callable[[], Any]], meanwhile: Callable[[], Any] = lambda: None) -> list[Any]:
-    """What each of these returned or raised, in threads of their own. Fails if one hangs."""
-    outcomes: list[Any] = [None] * len(works)
-
-    def run(at: int) -> None:
-        try:
-            outcomes[at] = works[at]()
-        except BaseException as fault:
-            outcomes[at] = fault
-
-    threads = [threading.Thread(target=run, args=(at,), daemon=True) for at in range(len(works))]
-    for thread in threads:
-        thread.start()
-    meanwhile()
-    deadline = time.monotonic() + PATIENCE
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    assert not any(thread.is_alive() for thread in threads), "a caller hangs"
-    return outcomes
-
-
-def together(batcher: Batcher, values: list[float]) -> list[Any]:
-    """The outcomes of calls, a row each, that wait at the same time: the compute thread is kept busy until they do."""
-    held, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        held.set()
-        go.wait(PATIENCE)
-
-    def meanwhile() -> None:
-        deadline = time.monotonic() + PATIENCE
-        while len(batcher._waiting) < len(values) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        go.set()
-
-    busy = threading.Thread(target=lambda: batcher._compute.run(hold), daemon=True)
-    busy.start()
-    assert held.wait(PATIENCE)
-
-    def call(value: float) -> float:
-        return float(batcher.call(object(), (), {"sample": torch.full((1, 2), value)}).output[0][0, 0])
-
-    outcomes = all_of([lambda value=value: call(value) for value in values], meanwhile)  # type: ignore[misc]
-    busy.join(PATIENCE)
-    return outcomes
 
 
 def end_in_next(batcher: Batcher, monkeypatch: pytest.MonkeyPatch, fault: BaseException) -> None:
