@@ -50,6 +50,7 @@ class Batcher:
         self._most_rows: dict[tuple[object, ...], int] = {}
         self._alone: set[tuple[object, ...]] = set()
         """Keys whose calls are not merged, because a merged forward of them failed."""
+        self._savable = True
 
     def call(self, owner: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Queues a task's (``owner``'s) call and blocks until it has its output. Raises what the forward raised.
@@ -75,6 +76,13 @@ class Batcher:
             else:
                 named[name] = value
         return named
+
+    def note_unsavable(self, kind: str) -> None:
+        """Says in the log, once for this network, that its outputs cannot be saved: ``kind`` is what they are."""
+        with self._compute.changed:
+            known, self._savable = not self._savable, False
+        if not known:
+            logger.warning("this pipeline's steps cannot be saved; a task that is stopped starts anew", output=kind)
 
     def leave(self, owner: object) -> None:
         """The task makes no more calls: no forward waits for it any longer."""

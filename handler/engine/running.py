@@ -67,12 +67,21 @@ class PipelineEngine:
     def develop(
         self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
     ) -> Developed:
-        from .checkpoint import identity
         from .imaging import decode_input
 
-        made_by = identity(self.card, self._weights, request, image)
+        made_by = self._identity(request, image)
         picture = decode_input(image, request, self.card) if image else None
         return self.run(self.arguments(request, picture), observer, SavedOutputs(made_by, checkpoint))
+
+    def checkpoint_name(self, request: GenerationRequest, image: bytes = b"") -> str:
+        from .checkpoint import name_of
+
+        return name_of(self._identity(request, image))
+
+    def _identity(self, request: GenerationRequest, image: bytes) -> dict[str, str]:
+        from .checkpoint import identity
+
+        return identity(self.card, self._weights, request, image)
 
     def arguments(self, request: GenerationRequest, picture: Image | None = None) -> dict[str, Any]:
         """The pipeline's arguments for a request, as ``run`` takes them; ``picture`` is the decoded input image."""
