@@ -368,6 +368,24 @@ def test_a_call_that_fails_alone_fails_no_other(
 
 
 @only_stable_diffusion
+def test_no_task_hangs_when_the_compute_thread_ends(
+    family: Family, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = engine.batcher.next
+
+    def breaks(now: float) -> Any:
+        if engine.batcher.forwards == 3:
+            raise RuntimeError("CUDA error: in /opt/a/library.py")
+        return following(now)
+
+    monkeypatch.setattr(engine.batcher, "next", breaks)
+    outcomes = run_together(engine, [family.call(task) for task in TASKS[1:5]])
+    for outcome in (*outcomes, run_alone(engine, family.call(5))):
+        assert isinstance(outcome, WorkerBroken)
+        assert outcome.message == "the compute thread ended: RuntimeError"
+
+
+@only_stable_diffusion
 @pytest.mark.parametrize("kind", [ValueError, TypeError])
 def test_a_value_error_is_the_requests_only_before_the_first_denoiser_call(
     family: Family, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
