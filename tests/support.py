@@ -67,6 +67,9 @@ class Halfway:
     def snapshot(self) -> bytes:
         return b"step by step"
 
+    def saved_steps(self) -> int:
+        return 1
+
     def preview(self) -> bytes:
         return b"a thumbnail"
 
@@ -107,6 +110,9 @@ class PlainEngine:
         size = (request.width or 64, request.height or 64)
         pictures = [Image.new("RGB", size, (seed % 256, 100, 50)) for seed in request.seeds()]
         return Developed(pictures, text=0.01, denoise=0.02, decode=0.01, batch_size=1)
+
+    def checkpoint_name(self, request: GenerationRequest, image: bytes = b"") -> str:
+        return f"{request.seed or 0:016x}"
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
         pairs = zip(developed.pictures, request.seeds(), strict=True)

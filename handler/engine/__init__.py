@@ -14,10 +14,19 @@ if TYPE_CHECKING:
 
 
 class Running(Protocol):
-    """A task that the pipeline is working on. Both methods may be called from any thread at any time."""
+    """A task that the pipeline is working on. Its methods may be called from any thread at any time."""
 
     def snapshot(self) -> bytes:
-        """A checkpoint of the steps done so far; empty if there is nothing to save."""
+        """A checkpoint of the steps done so far, never of fewer than the task was given.
+
+        Empty if there is nothing to save, or if this pipeline's steps cannot be saved.
+        """
+
+    def saved_steps(self) -> int:
+        """How many steps a snapshot taken now holds, 0 for an empty one. One taken later holds no fewer.
+
+        Ask before taking the snapshot, and write none over a checkpoint that holds more.
+        """
 
     def preview(self) -> bytes:
         """A JPEG thumbnail (at most 128 pixels a side) of the predicted picture; empty if there is none."""
@@ -86,7 +95,14 @@ class Engine(Protocol):
         input image or library version is ignored and logged.
 
         Raises InvalidRequest for an unusable input image, OutOfMemory, UnsafeContent, WorkerBroken when the device is
-        lost, and whatever the observer or the pipeline raises.
+        lost or the compute thread has ended, and whatever the observer or the pipeline raises. A TypeError or
+        ValueError is the pipeline's check of its arguments; one from after its first denoiser call comes as Internal.
+        """
+
+    def checkpoint_name(self, request: GenerationRequest, image: bytes = b"") -> str:
+        """16 hexadecimal digits that name what a checkpoint of this task is of, for its key; ``develop``'s arguments.
+
+        Workers have the same name for it if they can resume each other's: same model, weights, libraries and dtype.
         """
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import OutOfMemory
-from .faults import free_memory, out_of_memory
-from .merging import Call, call_of, merge, split
+from ..logs import logger
+from .faults import device_lost, free_memory, out_of_memory
+from .merging import Call, call_of, fit, merge, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,8 @@ LEAST_PATIENCE, MOST_PATIENCE = 0.001, 0.1
 class Batcher:
     """Batches all tasks' calls of one network. Implements :class:`.compute.Source` for the compute thread.
 
-    ``calls`` and ``forwards`` count what was asked for and what was run.
+    A merged forward that fails is run again call by call, so that a bad call stays alone; its key is not merged again.
+    ``forwards`` counts those that succeeded, ``calls`` the calls that they served.
     """
 
     def __init__(self, denoiser: torch.nn.Module, compute: Compute) -> None:
@@ -46,17 +48,22 @@ class Batcher:
         self._awaited: set[object] = set()
         self._patient_until = 0.0
         self._most_rows: dict[tuple[object, ...], int] = {}
+        self._alone: set[tuple[object, ...]] = set()
+        """Keys whose calls are not merged, because a merged forward of them failed."""
+        self._savable = True
 
     def call(self, owner: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """Queues a task's (``owner``'s) call and blocks until it has its output. Raises what the forward raised."""
+        """Queues a task's (``owner``'s) call and blocks until it has its output. Raises what the forward raised.
+
+        Raises WorkerBroken if the compute thread ends.
+        """
         call = call_of(owner, self.bind(args, kwargs))
-        with self._compute.changed:
+
+        def queue() -> None:
             self._waiting.append(call)
             self._awaited.discard(owner)
-            self._compute.changed.notify_all()
-        call.done.wait()
-        if call.fault is not None:
-            raise call.fault
+
+        self._compute.await_(call, queue)
         return call
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +77,13 @@ class Batcher:
                 arguments[name] = value
         return arguments
 
+    def note_unsavable(self, kind: str) -> None:
+        """Says in the log, once for this network, that its outputs cannot be saved: ``kind`` is what they are."""
+        with self._compute.changed:
+            known, self._savable = not self._savable, False
+        if not known:
+            logger.warning("this pipeline's steps cannot be saved; a task that is stopped starts anew", output=kind)
+
     def leave(self, owner: object) -> None:
         """The task makes no more calls: no forward waits for it any longer."""
         with self._compute.changed:
@@ -80,9 +94,10 @@ class Batcher:
         """A forward for the longest waiting call and all that fit it, once the tasks just served are back or late."""
         if not self._waiting:
             return None, None
-        if self.merging and self._awaited and now < self._patient_until:
+        first = self._waiting[0]
+        if self._merges(first) and self._awaited and now < self._patient_until:
             return None, self._patient_until - now
-        group = self._take(self._waiting[0].key)
+        group = self._take(first)
         return (lambda: self._run(group)), None
 
     def time_forward(self, call: Call, size: int) -> float:
@@ -95,13 +110,14 @@ class Batcher:
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    def _take(self, key: tuple[object, ...]) -> list[Call]:
-        most = self._most_rows.get(key)
-        group: list[Call] = []
-        rows = 0
-        for call in self._waiting:
-            fits = call.key == key and (most is None or rows + call.rows <= most)
-            if not group or (self.merging and fits):
+    def _merges(self, call: Call) -> bool:
+        return self.merging and call.key not in self._alone
+
+    def _take(self, first: Call) -> list[Call]:
+        most = self._most_rows.get(first.key)
+        group, rows = [first], first.rows
+        for call in self._waiting[1:] if self._merges(first) else []:
+            if (most is None or rows + call.rows <= most) and fit(first, call):
                 group.append(call)
                 rows += call.rows
         taken = set(map(id, group))
@@ -109,27 +125,48 @@ class Batcher:
         return group
 
     def _run(self, group: list[Call]) -> None:
-        """Runs a group and releases every caller in it, whatever happens; out of memory splits the group."""
+        """Runs a group and releases every caller in it."""
         began = time.perf_counter()
-        done: list[tuple[Call, Any, BaseException | None, int]] = []
-        parts = [group]
-        while parts:
-            part = parts.pop(0)
-            outputs, fault = self._attempt(part)
-            if isinstance(fault, OutOfMemory):
-                free_memory()  # after the except clause, whose traceback kept the failed forward's tensors alive
-                if len(part) > 1:
-                    self._most_rows[part[0].key] = max(1, sum(call.rows for call in part) // 2)
-                    parts = self._fitting([call for one in (part, *parts) for call in one])
-                    continue
-            done += [(call, output, fault, len(part)) for call, output in zip(part, outputs, strict=True)]
+        done = self._outcomes(group)
         ended = time.perf_counter()
         with self._compute.changed:  # before the callers wake: one that calls again at once must not be awaited twice
             self._awaited = {call.owner for call, _, fault, _ in done if fault is None}
             spent = ended - began
             self._patient_until = ended + min(max(self.patience * spent, LEAST_PATIENCE), self.most_patience)
         for call, output, fault, together in done:
-            call.finish(output, fault, together)
+            call.together = together
+            call.finish(output, fault)
+
+    def _outcomes(self, group: list[Call]) -> list[tuple[Call, Any, BaseException | None, int]]:
+        """Each call of a group with its output or fault, and how many calls shared its forward.
+
+        A merged forward that fails is run again in parts, unless the device is lost: then all of the group get that.
+        """
+        done: list[tuple[Call, Any, BaseException | None, int]] = []
+        parts = [group]
+        while parts:
+            part = parts.pop(0)
+            outputs, fault = self._attempt(part)
+            if isinstance(fault, OutOfMemory):
+                fault = _freed(fault)  # only now, out of the except clause, is what the failed forward held let go
+            left = [call for one in (part, *parts) for call in one]
+            if fault is not None and device_lost(fault):
+                return done + [(call, None, fault, len(part)) for call in left]
+            if fault is not None and len(part) > 1:
+                parts = self._in_parts(left, fault, sum(call.rows for call in part))
+                continue
+            done += [(call, output, fault, len(part)) for call, output in zip(part, outputs, strict=True)]
+        return done
+
+    def _in_parts(self, calls: list[Call], fault: BaseException, rows: int) -> list[list[Call]]:
+        """What to run after ``rows`` merged rows failed: fewer at once if memory ran out, else each call alone."""
+        key = calls[0].key
+        if isinstance(fault, OutOfMemory):
+            self._most_rows[key] = max(1, rows // 2)
+            return self._fitting(calls)
+        self._alone.add(key)
+        logger.warning("a merged forward failed; such calls run alone from now on", fault=type(fault).__name__)
+        return [[call] for call in calls]
 
     def _attempt(self, part: list[Call]) -> tuple[list[Any], BaseException | None]:
         try:
@@ -151,10 +188,22 @@ class Batcher:
         return parts
 
     def _outputs(self, group: list[Call]) -> list[Any]:
-        self.forwards += 1
-        self.calls += len(group)
         self.last_call = group[0]
         if len(group) == 1:
-            return [self.denoiser(**group[0].arguments)]
-        output = self.denoiser(**merge(group))
-        return split(output, [call.rows for call in group])
+            outputs = [self.denoiser(**group[0].arguments)]
+        else:
+            outputs = split(self.denoiser(**merge(group)), [call.rows for call in group])
+        self.forwards += 1
+        self.calls += len(group)
+        return outputs
+
+
+def _freed(short: OutOfMemory) -> BaseException:
+    """Frees memory after ``short``. Returns the callers' fault: ``short``, unless the device turns out to be lost."""
+    try:
+        free_memory()
+    except Exception as fault:
+        if device_lost(fault):
+            return fault
+        logger.warning("memory could not be freed", fault=type(fault).__name__)
+    return short

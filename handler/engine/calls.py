@@ -41,8 +41,8 @@ class TaskCalls:
     def __init__(self, batcher: Batcher, pipe: Any, observer: Observer, saved: SavedOutputs) -> None:
         self._batcher, self._pipe, self._observer, self.saved = batcher, pipe, observer, saved
         self._others: list[Batcher] = []
-        self._outputs: list[torch.Tensor] = []
-        self._exact = True
+        self._outputs: list[Any] = []
+        self._savable = True
         self._seen: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.previewer: LatentPreviewer | None = None
         self.together = 1
@@ -53,8 +53,8 @@ class TaskCalls:
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.first is None:
             self.first = time.perf_counter()
+            self.saved.read(self._batcher.device)  # before anybody can ask for a snapshot
             self._observer.begins(self)
-            self.saved.read(self._batcher.device)
         done = len(self._outputs)
         if done < len(self.saved.stored):
             output: Any = (self.saved.stored[done],)
@@ -80,23 +80,42 @@ class TaskCalls:
             batcher.leave(self)
 
     def snapshot(self) -> bytes:
-        """The outputs so far as a checkpoint; empty for a denoiser that returns anything but one tensor."""
+        """The outputs so far as a checkpoint, all that were loaded among them, be they replayed yet or not.
+
+        Empty for a denoiser that returns anything but one tensor.
+        """
+        from safetensors import SafetensorError
+
         from .checkpoint import pack
 
-        outputs = list(self._outputs)
-        return pack(outputs, self.saved.made_by) if outputs and self._exact and self.saved.made_by else b""
+        outputs = self._known()  # before the question whether they can be saved: this is another thread than the task's
+        if not (outputs and self._savable and self.saved.made_by):
+            return b""
+        try:
+            return pack(outputs, self.saved.made_by)
+        except (SafetensorError, KeyError, TypeError, ValueError) as fault:  # a kind of tensor that it does not store
+            self._cannot_save(type(fault).__name__)
+            return b""
+
+    def saved_steps(self) -> int:
+        """How many outputs a snapshot taken now holds; one taken later holds no fewer, unless they cannot be saved."""
+        return len(self._known()) if self._savable and self.saved.made_by else 0
 
     def preview(self) -> bytes:
         """Computed on demand from the last call, so that a task whose preview nobody reads pays nothing for it."""
+        import torch
+
         from .preview import predict_x0
 
         if self.previewer is None or self._seen is None or not self._outputs:
             return b""
-        called = self._batcher.bind(*self._seen)
+        called, answer = self._batcher.bind(*self._seen), self._outputs[-1]
         sample = called.get("sample", called.get("hidden_states"))
-        if sample is None or sample.ndim != 4 or sample.shape != self._outputs[-1].shape:
+        if not (isinstance(sample, torch.Tensor) and isinstance(answer, torch.Tensor)):
             return b""
-        return self.previewer.jpeg(predict_x0(self._pipe.scheduler, sample, called["timestep"], self._outputs[-1]))
+        if sample.ndim != 4 or sample.shape != answer.shape:
+            return b""
+        return self.previewer.jpeg(predict_x0(self._pipe.scheduler, sample, called["timestep"], answer))
 
     def _steps(self) -> int:
         """Steps of the pipeline's loop, which skips the scheduler's first ones when it starts from an input image."""
@@ -104,7 +123,20 @@ class TaskCalls:
         begun: int = getattr(scheduler, "begin_index", None) or 0
         return getattr(self._pipe, "_num_timesteps", None) or len(scheduler.timesteps) - begun
 
+    def _known(self) -> list[Any]:
+        """The outputs of the calls so far, and after them those that are loaded and not replayed yet."""
+        made = list(self._outputs)
+        return made + self.saved.stored[len(made) :]
+
     def _keep(self, output: Any) -> None:
-        tensor = output[0]
-        self._exact = self._exact and isinstance(output, tuple) and len(output) == 1
-        self._outputs.append(tensor)
+        from .checkpoint import savable
+
+        if self._savable and not savable(output):
+            self._cannot_save(type(output).__name__)
+        if not self._savable and self._outputs:
+            self._outputs[-1] = None  # kept for the preview, which needs the last one only
+        self._outputs.append(output[0] if isinstance(output, tuple) and output else None)
+
+    def _cannot_save(self, kind: str) -> None:
+        self._savable = False
+        self._batcher.note_unsavable(kind)

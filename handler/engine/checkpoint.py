@@ -11,6 +11,7 @@ import json
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -19,19 +20,19 @@ from ..logs import logger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
-
     from ..contract.card import ModelCard
     from ..contract.request import GenerationRequest
 
-FORMAT = "darkroom-checkpoint-1"
+FORMAT = "darkroom-checkpoint-2"
 LIBRARIES = ("torch", "diffusers", "transformers")
+UNSEEN = frozenset({"task_id", "tags", "output_format", "quality"})
+"""Fields of a request that change nothing in the denoiser's outputs."""
 SAMPLE = 64
 """Elements of each tensor that are hashed: enough to tell models apart, quick to read."""
 
 
 def weights_of(denoiser: torch.nn.Module) -> str:
-    """SHA-256 (hex) of the names, shapes, dtypes and first elements of the denoiser's weights."""
+    """SHA-256 (hex) of the names, shapes, dtypes and first elements of the denoiser's weights as they were loaded."""
     digest = hashlib.sha256()
     for name, tensor in denoiser.state_dict().items():
         head = tensor.detach().flatten()[:SAMPLE].float().cpu().numpy()
@@ -40,22 +41,49 @@ def weights_of(denoiser: torch.nn.Module) -> str:
 
 
 def identity(card: ModelCard, weights: str, request: GenerationRequest, image: bytes = b"") -> dict[str, str]:
-    """Everything that determines a picture, as checkpoint metadata. ``image``: the bytes of the input image."""
-    fields = request.model_dump_json(exclude={"task_id", "tags", "output_format", "quality"})
+    """Everything that determines a picture, as checkpoint metadata. ``image``: the bytes of the input image.
+
+    ``dtype`` stands by itself: of workers that differ only there each has a right to its own checkpoint. The weights'
+    digest then differs, too, by rounding.
+    """
     return {
         "format": FORMAT,
-        "model": f"{card.id} {card.revision} {card.pipeline} {card.dtype}",
+        "model": f"{card.id} {card.revision} {card.pipeline}",
+        "dtype": card.dtype,
         "weights": weights,
         "libraries": json.dumps({name: version(name) for name in LIBRARIES}),
-        "request": hashlib.sha256(fields.encode()).hexdigest(),
+        "request": hashlib.sha256(_asked(request)).hexdigest(),
         **({"input": hashlib.sha256(image).hexdigest()} if image else {}),
     }
 
 
+def _asked(request: GenerationRequest) -> bytes:
+    """What differs from the fields' defaults, so that a field that a later version adds changes no other request."""
+    named = request.model_dump(mode="json", exclude=set(UNSEEN), exclude_defaults=True)
+    return json.dumps(named, sort_keys=True).encode()
+
+
+def name_of(made_by: dict[str, str]) -> str:
+    """A short name (16 hexadecimal digits) of an identity, for a checkpoint's key."""
+    return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def savable(output: Any) -> bool:
+    """Whether what a denoiser returned is one plain tensor; not so for a list of them (Z-Image), several, or a dict."""
+    if not (isinstance(output, tuple) and len(output) == 1 and isinstance(output[0], torch.Tensor)):
+        return False
+    return output[0].layout is torch.strided and not output[0].is_quantized
+
+
 def pack(outputs: Sequence[torch.Tensor], made_by: dict[str, str]) -> bytes:
-    """A checkpoint of the outputs of a task's denoiser calls, in call order."""
-    tensors = {f"{at:05d}": output.detach().cpu().contiguous() for at, output in enumerate(outputs)}
+    """A checkpoint of the outputs of a task's denoiser calls, in call order. Raises as safetensors does."""
+    tensors = {f"{at:05d}": _copied(output) for at, output in enumerate(outputs)}
     return save(tensors, metadata=made_by)
+
+
+def _copied(output: torch.Tensor) -> torch.Tensor:
+    """On the host, in memory of its own: safetensors refuses tensors that share theirs."""
+    return output.detach().to("cpu", copy=True).contiguous()
 
 
 def unpack(body: bytes, wanted: dict[str, str], device: torch.device) -> list[torch.Tensor]:

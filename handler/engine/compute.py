@@ -2,6 +2,9 @@
 
 On a CPU a second thread that enters a parallel region makes every forward 2.5 times slower (OpenMP keeps a team of
 threads for each); on a GPU one thread keeps the stream in order. Tasks' threads submit their work and wait.
+
+The thread ends when it is closed, or by a fault that is nobody's own (of a source, of the bookkeeping). Nobody waits
+for it after that: all who do get WorkerBroken, and so does whoever comes later.
 """
 
 from __future__ import annotations
@@ -9,7 +12,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ..errors import WorkerBroken
+from ..logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,32 +31,47 @@ class Source(Protocol):
         """Work to do now; or None, and the seconds after which to ask again (None: at the next notify)."""
 
 
-class _Job:
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.work = work
-        self.done = threading.Event()
-        self.result: Any = None
-        self.fault: BaseException | None = None
+@dataclass(eq=False, kw_only=True)
+class Pending:
+    """Something that one caller waits for. ``done`` is set once it has its output or its fault."""
+
+    output: Any = None
+    fault: BaseException | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def finish(self, output: Any = None, fault: BaseException | None = None) -> None:
+        """Stores the outcome and wakes the caller. The first outcome stands."""
+        if not self.done.is_set():
+            self.output, self.fault = output, fault
+            self.done.set()
+
+
+@dataclass(eq=False)
+class _Job(Pending):
+    work: Callable[[], Any]
 
     def __call__(self) -> None:
         try:
-            self.result = self.work()
+            output = self.work()
         except BaseException as fault:
-            self.fault = fault
-        self.done.set()
+            self.finish(fault=fault)
+        else:
+            self.finish(output)
 
 
 class Compute:
     """A single-thread executor with a job queue, and sources of forwards that it asks when the queue is empty.
 
-    ``changed``: notify it when a source has new work.
+    ``changed``: hold it to change what a source has; notify it when there is new work.
     """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self._jobs: deque[_Job] = deque()
         self._sources: list[Source] = []
-        self._closed = False
+        self._closed = self._ended = False
+        self._cause: BaseException | None = None
+        self._awaited: set[Pending] = set()
         self._thread = threading.Thread(target=self._loop, name="compute", daemon=True)
         self._thread.start()
 
@@ -63,16 +85,34 @@ class Compute:
         if threading.current_thread() is self._thread:
             return work()
         job = _Job(work)
-        with self.changed:
+
+        def queue() -> None:
             if self._closed:
-                raise RuntimeError("the compute thread is closed")
+                raise self._refusal()
             self._jobs.append(job)
-            self.changed.notify_all()
-        job.done.wait()
-        if job.fault is not None:
-            raise job.fault
-        result: T = job.result
+
+        self.await_(job, queue)
+        result: T = job.output
         return result
+
+    def await_(self, pending: Pending, queue: Callable[[], None]) -> None:
+        """Calls ``queue``, which adds ``pending`` to the thread's work, and blocks until it is done. Raises its fault.
+
+        Raises WorkerBroken if the thread ends by a fault, before or meanwhile.
+        """
+        with self.changed:
+            if self._ended:
+                raise self._refusal()
+            queue()
+            self._awaited.add(pending)
+            self.changed.notify_all()
+        try:
+            pending.done.wait()
+        finally:
+            with self.changed:
+                self._awaited.discard(pending)
+        if pending.fault is not None:
+            raise pending.fault
 
     def close(self) -> None:
         """Ends the thread once all queued work is done."""
@@ -82,8 +122,30 @@ class Compute:
         self._thread.join()
 
     def _loop(self) -> None:
-        while (work := self._next()) is not None:
-            work()
+        try:
+            while (work := self._next()) is not None:
+                work()
+        except BaseException as fault:  # SystemExit, too: whatever ends the thread, callers wait for it
+            self._end(fault)
+            logger.exception("the compute thread ended", fault=type(fault).__name__)
+        else:
+            self._end(None)
+
+    def _end(self, cause: BaseException | None) -> None:
+        """Fails all who wait, wherever their work lies: queued here, in a source, or taken by a forward."""
+        with self.changed:
+            self._ended, self._cause = True, cause
+            self._jobs.clear()
+            for pending in self._awaited:
+                pending.finish(fault=self._refusal())
+
+    def _refusal(self) -> Exception:
+        """A new exception for each caller: one that several threads raise would collect all their tracebacks."""
+        if self._cause is None:
+            return RuntimeError("the compute thread is closed")
+        broken = WorkerBroken(f"the compute thread ended: {type(self._cause).__name__}")
+        broken.__cause__ = self._cause
+        return broken
 
     def _next(self) -> Callable[[], None] | None:
         """The next work, None once closed. Jobs first: an encoded text lets a task join the next forward."""

@@ -7,12 +7,14 @@ expanded to one per row, and each caller gets its rows of the output.
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+
+from .compute import Pending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,11 +24,11 @@ SHARED = frozenset({"img_ids", "txt_ids"})
 
 
 @dataclass(eq=False)
-class Call:
+class Call(Pending):
     """One task's call of a network: its arguments now, its output or fault once ``done`` is set.
 
-    ``leaves``: the arguments flattened by path; ``key``: calls with equal keys fit together; ``together``: how many
-    calls shared its forward.
+    ``leaves``: the arguments flattened by path; ``key``: what calls that fit together have in common, but for the
+    content of their ``tables``, which :func:`fit` compares; ``together``: how many calls shared its forward.
     """
 
     owner: object
@@ -34,16 +36,9 @@ class Call:
     rows: int
     leaves: dict[str, Any]
     key: tuple[object, ...]
+    tables: list[torch.Tensor] = field(default_factory=list)
     arrived: float = field(default_factory=time.perf_counter)
-    done: threading.Event = field(default_factory=threading.Event)
-    output: Any = None
-    fault: BaseException | None = None
     together: int = 1
-
-    def finish(self, output: Any = None, fault: BaseException | None = None, together: int = 1) -> None:
-        """Stores the outcome and wakes the caller."""
-        self.output, self.fault, self.together = output, fault, together
-        self.done.set()
 
 
 def call_of(owner: object, arguments: dict[str, Any]) -> Call:
@@ -53,19 +48,63 @@ def call_of(owner: object, arguments: dict[str, Any]) -> Call:
     rows = first.shape[0]
     # A list of tensors has no batch dimension: such calls go alone.
     key = tuple(_trait(path, leaf, rows) for path, leaf in leaves.items()) if at in arguments else (object(),)
-    return Call(owner, arguments, rows, leaves, key)
+    tables = [leaf for path, leaf in leaves.items() if _is_table(path, leaf, rows)]
+    return Call(owner, arguments, rows, leaves, key, tables)
+
+
+def fit(one: Call, other: Call) -> bool:
+    """Whether two calls may share a forward: equal keys, and the same bytes in their tables.
+
+    Tables are compared where they are, and only if they are not the same memory: a copy of each to the host at every
+    step would cost more than what it saves.
+    """
+    return one.key == other.key and all(map(_same_bytes, one.tables, other.tables))
 
 
 def _trait(path: str, leaf: Any, rows: int) -> tuple[object, ...]:
     if not isinstance(leaf, torch.Tensor):
         if path == "timestep" and isinstance(leaf, int | float):
             return (path, "time", type(leaf))
-        return (path, "same", type(leaf), leaf if leaf.__hash__ else repr(leaf))
+        return (path, "same", type(leaf), _exactly(leaf))
     if _is_time(path, leaf):
         return (path, "time", leaf.dtype)
     if _has_rows(path, leaf, rows):
         return (path, "rows", leaf.dtype, leaf.shape[1:])
-    return (path, "table", leaf.dtype, leaf.shape, leaf.float().cpu().numpy().tobytes())
+    if leaf.layout is not torch.strided or leaf.is_quantized:
+        return (object(),)  # has no bytes to compare: goes alone
+    return (path, "table", leaf.dtype, leaf.device, leaf.shape)
+
+
+def _exactly(leaf: Any) -> object:
+    """Something hashable that equals another's only if the arguments are the same: never, if that cannot be told."""
+    if isinstance(leaf, float | complex | np.generic):
+        return repr(leaf)  # unlike ==, tells 0.0 from -0.0, and takes NaN for NaN
+    if isinstance(leaf, np.ndarray):
+        return (leaf.dtype.str, leaf.shape, leaf.tobytes())
+    try:
+        hash(leaf)
+    except TypeError:
+        return object()
+    return leaf
+
+
+def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Of tensors with equal dtypes, devices and shapes."""
+    if _place(one) == _place(other):
+        return True
+    return torch.equal(_bytes(one), _bytes(other))
+
+
+def _place(table: torch.Tensor) -> tuple[object, ...]:
+    return (table.data_ptr(), table.stride(), table.is_conj(), table.is_neg())
+
+
+def _bytes(table: torch.Tensor) -> torch.Tensor:
+    return table.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _is_table(path: str, leaf: Any, rows: int) -> bool:
+    return isinstance(leaf, torch.Tensor) and not _is_time(path, leaf) and not _has_rows(path, leaf, rows)
 
 
 def _is_time(path: str, leaf: Any) -> bool:
@@ -77,7 +116,7 @@ def _has_rows(path: str, leaf: torch.Tensor, rows: int) -> bool:
 
 
 def merge(group: Sequence[Call]) -> dict[str, Any]:
-    """The arguments of one forward of calls with equal keys."""
+    """The arguments of one forward of calls that fit together."""
     first = group[0]
     merged: dict[str, Any] = {}
     for path, leaf in first.leaves.items():

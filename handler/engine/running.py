@@ -8,7 +8,8 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OutOfMemory, UnsafeContent, WorkerBroken
+from ..errors import UnsafeContent
+from ..logs import logger
 from . import Developed, EncodedImage
 from .calls import SavedOutputs, TaskCalls
 
@@ -66,12 +67,21 @@ class PipelineEngine:
     def develop(
         self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
     ) -> Developed:
-        from .checkpoint import identity
         from .imaging import decode_input
 
-        made_by = identity(self.card, self._weights, request, image)
+        made_by = self._identity(request, image)
         picture = decode_input(image, request, self.card) if image else None
         return self.run(self.arguments(request, picture), observer, SavedOutputs(made_by, checkpoint))
+
+    def checkpoint_name(self, request: GenerationRequest, image: bytes = b"") -> str:
+        from .checkpoint import name_of
+
+        return name_of(self._identity(request, image))
+
+    def _identity(self, request: GenerationRequest, image: bytes) -> dict[str, str]:
+        from .checkpoint import identity
+
+        return identity(self.card, self._weights, request, image)
 
     def arguments(self, request: GenerationRequest, picture: Image | None = None) -> dict[str, Any]:
         """The pipeline's arguments for a request, as ``run`` takes them; ``picture`` is the decoded input image."""
@@ -84,7 +94,7 @@ class PipelineEngine:
         """
         import torch
 
-        from .faults import device_lost, out_of_memory
+        from .faults import translated
 
         pipe = self._own(self.pipe if call.get("image") is None else self.from_image)
         calls = TaskCalls(self.batcher, pipe, observer, saved or SavedOutputs({}))
@@ -95,11 +105,11 @@ class PipelineEngine:
             with torch.inference_mode():
                 output = pipe(**call)
         except Exception as fault:
-            if out_of_memory(fault):
-                raise OutOfMemory("the device has too little memory for a picture of this size") from fault
-            if device_lost(fault):
-                raise WorkerBroken(f"the device is lost: {str(fault).splitlines()[0]}") from fault
-            raise
+            named = translated(fault, begun=calls.first is not None)
+            if named is fault:
+                raise
+            logger.exception("the pipeline broke", fault=type(named).__name__)
+            raise named from fault
         finally:
             calls.leave()
         ended = time.perf_counter()

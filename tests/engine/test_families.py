@@ -22,7 +22,7 @@ from handler.engine import Developed
 from handler.engine.compute import Compute
 from handler.engine.loading import card_of, denoiser_name
 from handler.engine.running import PipelineEngine
-from handler.errors import OutOfMemory, WorkerBroken
+from handler.errors import Internal, OutOfMemory, WorkerBroken
 from handler.settings import BUILT_IN_MODEL
 
 if TYPE_CHECKING:
@@ -326,25 +326,87 @@ def test_alone_the_pixels_are_the_pipelines_own(family: Family, engine: Pipeline
         assert developed.batch_size == 1
 
 
-def test_a_fault_in_a_merged_forward_reaches_every_caller(
+def test_a_forward_that_fails_only_when_merged_fails_no_task(
     family: Family, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torn: list[int] = []
+    failures: list[int] = []
+
+    def picky(rows: int) -> None:
+        if rows > family.rows:
+            failures.append(rows)
+            raise ValueError("this model takes one prompt a call")
+
+    interpose(monkeypatch, engine, picky)
+    tasks = TASKS[1:5]
+    for _ in range(2):
+        outcomes = run_together(engine, [family.call(task) for task in tasks])
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            assert_right(outcome, family.stock(task))
+            assert outcome.batch_size == 1
+    assert len(failures) == 1
+
+
+def test_a_call_that_fails_alone_fails_no_other(
+    family: Family, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
 
     def tear(rows: int) -> None:
-        if rows > family.rows and not torn:
-            torn.append(rows)
+        if seen or rows > family.rows:
+            seen.append(rows)
+        if len(seen) in {1, 3}:  # the first merged one, then the second of its calls
             raise ArithmeticError("torn")
 
     interpose(monkeypatch, engine, tear)
     tasks = TASKS[1:5]
     outcomes = run_together(engine, [family.call(task) for task in tasks])
-    failed = [outcome for outcome in outcomes if isinstance(outcome, ArithmeticError)]
-    assert [len(failed) * family.rows] == torn
+    (failed,) = [at for at, outcome in enumerate(outcomes) if isinstance(outcome, ArithmeticError)]
     for task, outcome in zip(tasks, outcomes, strict=True):
-        if outcome not in failed:
+        if task != tasks[failed]:
             assert_right(outcome, family.stock(task))
     assert_right(run_alone(engine, family.call(5)), family.stock(5))
+
+
+@only_stable_diffusion
+def test_no_task_hangs_when_the_compute_thread_ends(
+    family: Family, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following = engine.batcher.next
+
+    def breaks(now: float) -> Any:
+        if engine.batcher.forwards == 3:
+            raise RuntimeError("CUDA error: in /opt/a/library.py")
+        return following(now)
+
+    monkeypatch.setattr(engine.batcher, "next", breaks)
+    outcomes = run_together(engine, [family.call(task) for task in TASKS[1:5]])
+    for outcome in (*outcomes, run_alone(engine, family.call(5))):
+        assert isinstance(outcome, WorkerBroken)
+        assert outcome.message == "the compute thread ended: RuntimeError"
+
+
+@only_stable_diffusion
+@pytest.mark.parametrize("kind", [ValueError, TypeError])
+def test_a_value_error_is_the_requests_only_before_the_first_denoiser_call(
+    family: Family, engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    before = run_alone(engine, family.call(1, height=SIDE + 1))
+    assert type(before) is ValueError
+    assert engine.batcher.forwards == 0
+    calls: list[int] = []
+
+    def tear(rows: int) -> None:
+        calls.append(rows)
+        if len(calls) == 3:
+            raise kind("/opt/a/library.py says so")
+
+    interpose(monkeypatch, engine, tear)
+    after = run_alone(engine, family.call(1))
+    assert isinstance(after, Internal)
+    assert after.retryable
+    assert "library" not in after.message
+    assert type(after.__cause__) is kind
+    assert_right(run_alone(engine, family.call(1)), family.stock(1))
 
 
 @only_stable_diffusion

@@ -12,6 +12,7 @@ import pytest
 from handler.contract.request import GenerationRequest
 from handler.engine import checkpoint
 from handler.engine.batcher import Batcher
+from handler.engine.calls import TaskCalls
 from handler.engine.compute import Compute
 from handler.engine.loading import load_pipeline
 from handler.engine.running import PipelineEngine
@@ -152,6 +153,7 @@ def test_a_batch_interrupted_together(exact: PipelineEngine, monkeypatch: pytest
     "change",
     [
         lambda made_by: {**made_by, "model": "another"},
+        lambda made_by: {**made_by, "dtype": "bfloat16"},
         lambda made_by: {**made_by, "weights": "other"},
         lambda made_by: {**made_by, "request": "of somebody else"},
         lambda made_by: {**made_by, "libraries": "{}"},
@@ -191,3 +193,33 @@ def test_what_does_not_change_the_picture_does_not_change_the_request(exact: Pip
     watch = Watch()
     exact.develop(task(exact, task_id="x", tags=["a"], output_format="webp"), watch, body)
     assert watch.steps == STEPS - 3
+
+
+def test_a_snapshot_during_the_replay_holds_all_that_was_loaded(
+    exact: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = task(exact)
+    body = stop(exact, request, at=7)
+    made_by = checkpoint.identity(exact.card, checkpoint.weights_of(exact.batcher.denoiser), request)
+    held: list[int] = []
+    keep = TaskCalls._keep
+
+    def kept(self: TaskCalls, output: Any) -> None:
+        keep(self, output)
+        held.append(len(checkpoint.unpack(self.snapshot(), made_by, exact.batcher.device)))
+        assert held[-1] == self.saved_steps()
+
+    monkeypatch.setattr(TaskCalls, "_keep", kept)
+    exact.develop(request, Watch(), body)
+    assert held == [7] * 7 + [8, 9, 10, 11, 12]
+
+
+def test_a_checkpoints_name_is_of_the_request_and_of_the_dtype(
+    exact: PipelineEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = exact.checkpoint_name(task(exact))
+    assert name == exact.checkpoint_name(task(exact, task_id="x", tags=["a"]))
+    assert name != exact.checkpoint_name(task(exact, seed=6))
+    assert name != exact.checkpoint_name(task(exact), b"an image")
+    monkeypatch.setattr(exact, "card", exact.card.model_copy(update={"dtype": "bfloat16"}))
+    assert name != exact.checkpoint_name(task(exact))
