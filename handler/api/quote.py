@@ -1,6 +1,6 @@
 """What a request would take and cost, before anybody draws it: ``POST /generate?dry_run=1``. Light: no AWS.
 
-The worker times its pipeline when it has loaded it and leaves what it found in ``health/model.json``; here that is
+The worker times its pipeline when it has loaded it and leaves what it found in ``health/available.json``; here that is
 scaled to the request's steps, size and number of images. A quote, not a bill: of a warm worker with nothing else to do.
 """
 
@@ -33,9 +33,9 @@ def quote(request: GenerationRequest, card: ModelCard | None, health: Health, se
 
 
 def _seconds(request: GenerationRequest, health: Health) -> tuple[float | None, str]:
-    if health["measured"] is None:
+    measured = Measured.read(health["measured"])
+    if measured is None:
         return None, "no worker has measured this model yet"
-    measured = Measured(**health["measured"])
     if not (request.steps and request.width and request.height):
         return None, "the model's own steps or size, or the input image's, are not known here"
     scale = request.width * request.height / measured.pixels

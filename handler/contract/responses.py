@@ -99,8 +99,8 @@ class ResultResponse(Contract):
 
 
 class ResultPage(Contract):
-    """Newest first; ``cursor`` asks for the next page, None on the last. With a filter a page may be short, or empty,
-    before the last.
+    """Newest first; ``cursor`` asks for the next page, None on the last. A page before the last may be short, and with
+    a filter empty.
     """
 
     results: list[ResultResponse]

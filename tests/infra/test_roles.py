@@ -150,6 +150,7 @@ def foreign(mini: Aws, stack: Stack) -> dict[str, str]:
     }
 
 
+REPORTS = ("health/available.json", "health/unavailable.json")
 MAY = {
     "GenerateRole": {
         "get": [
@@ -160,13 +161,20 @@ MAY = {
             "uploads/*",
             "tenants/*/uploads/*",
         ],
-        "put": ["tasks/*", "tenants/*/tasks/*", "index/*", "tenants/*/index/*"],
+        "put": ["tasks/*", "tenants/*/tasks/*", "index/*", "tenants/*/index/*", *REPORTS],
         "delete": ["tasks/*/checkpoint", "tenants/*/tasks/*/checkpoint"],
         "list": [],
         "send": ["tasks"],
     },
     "SubmitRole": {
-        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "spend/*", "tenants/*/spend/*"],
+        "get": [
+            "tasks/*/status.json",
+            "tenants/*/tasks/*/status.json",
+            "spend/*",
+            "tenants/*/spend/*",
+            *REPORTS,
+            "health/model.json",
+        ],
         "put": [
             "tasks/*/status.json",
             "tenants/*/tasks/*/status.json",
@@ -182,7 +190,14 @@ MAY = {
         "send": ["tasks"],
     },
     "StatusRole": {
-        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "tasks/*/*/*", "tenants/*/tasks/*/*/*"],
+        "get": [
+            "tasks/*/status.json",
+            "tenants/*/tasks/*/status.json",
+            "tasks/*/*/*",
+            "tenants/*/tasks/*/*/*",
+            *REPORTS,
+            "health/model.json",
+        ],
         "put": [],
         "delete": [],
         "list": ["index/", "tenants/a/index/"],
@@ -220,7 +235,8 @@ OWN = (
     "uploads/a",
     "elsewhere",
 )
-KEYS = (*OWN, *(f"tenants/a/{key}" for key in OWN), "tenants/a", "atasks/a/status.json")
+HEALTH = (*REPORTS, "health/model.json", "health/else.json")
+KEYS = (*OWN, *(f"tenants/a/{key}" for key in (*OWN, *REPORTS)), *HEALTH, "tenants/a", "atasks/a/status.json")
 
 
 @pytest.mark.parametrize("role", MAY)
