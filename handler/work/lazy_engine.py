@@ -63,7 +63,7 @@ class LazyEngine:
             log_id = secrets.token_hex(4)
             self._fault, self._failed_at = ModelUnavailable(cannot_load(log_id)), self._monotonic()
             known = isinstance(fault, ModelUnavailable)
-            logger.error(
+            logger.critical(  # the level that "darkroom invoke" shows: nothing else tells its user the cause
                 "the model cannot be loaded",
                 id=log_id,
                 model=self._settings.model_name,
