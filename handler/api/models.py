@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..contract.card import OPTIONAL, TUTORIAL, ModelCard
+from ..contract.card import OPTIONAL, TUTORIAL
 from ..contract.request import GenerationRequest
 from ..contract.responses import ModelDescription, ModelsResponse, Parameter
+from .health import card_of
 
 if TYPE_CHECKING:
+    from ..contract.card import ModelCard
     from ..contract.health import Health
     from ..settings import Settings
 
@@ -18,7 +20,7 @@ NOT_THE_MODELS = ("task_id", "tags")
 
 def models(health: Health, settings: Settings) -> dict[str, Any]:
     """A ModelsResponse as JSON data, of the deployment's one model."""
-    card = ModelCard.model_validate(health["model"]) if health["model"] else None
+    card = card_of(health)
     status = "unknown" if health["model_status"] == "available" and health["reason"] else health["model_status"]
     about = (
         card.model_dump(exclude={"parameters", "required"})

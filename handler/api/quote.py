@@ -1,6 +1,6 @@
 """``POST /generate?dry_run=1``: estimates a request's seconds and dollars. Makes no AWS calls.
 
-A worker measures its pipeline when it has loaded it and publishes the result in ``health/model.json``. Here that is
+A worker measures its pipeline when it has loaded it and publishes the result in ``health/available.json``. Here that is
 scaled to the request's steps, size and number of images. The estimate assumes a warm worker with no other tasks.
 """
 
@@ -33,9 +33,9 @@ def quote(request: GenerationRequest, card: ModelCard | None, health: Health, se
 
 
 def _seconds(request: GenerationRequest, health: Health) -> tuple[float | None, str]:
-    if health["measured"] is None:
+    measured = Measured.read(health["measured"])
+    if measured is None:
         return None, "no worker has measured this model yet"
-    measured = Measured(**health["measured"])
     if not (request.steps and request.width and request.height):
         return None, "the model's own steps or size, or the input image's, are not known here"
     scale = request.width * request.height / measured.pixels

@@ -10,23 +10,23 @@ import json
 import re
 import time
 from copy import copy
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ..aws.store import TaskStore
+from ..aws.store import TaskStore, index_name
 from ..clock import utc_now
 from ..contract.ids import TASK_ID
 from ..contract.paging import CURSOR, MAX_PAGE, MAX_TAG
 from ..contract.statuses import STATUSES, TERMINAL
 from ..errors import FieldError, InvalidRequest, NotFound
 from . import freshness
-from .health import ModelHealth
+from .health import ModelHealth, card_of
 from .pages import Pages
-from .routing import Api, Call, Event, LambdaResponse, Reply, json_reply
+from .routing import Api, Call, Event, LambdaResponse, Reply, bytes_in_lambda, json_reply
 from .tenants import tenant_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from ..aws.s3 import Stored
     from ..settings import Settings
@@ -46,6 +46,8 @@ ADDED: dict[str, Any] = {
     "warnings": [],
 }
 """Fields that records of release 0.1.0 lack."""
+MAX_PAGE_BYTES = 3_900_000
+"""Of a page of results, as Lambda counts them: with the rest of the answer, and other headers, far below its 6 MB."""
 MARGIN = 2.0
 """Seconds that a long poll leaves of the invocation's time for its last read and its response."""
 
@@ -134,16 +136,19 @@ class Status:
     def _openapi(self, call: Call) -> Reply:
         from ..contract.openapi import document  # needs pydantic
 
-        return json_reply(200, document(call.base, self._health.current()["model"]))
+        return json_reply(200, document(call.base, self._card()))
 
     def _docs(self, call: Call) -> Reply:
         if call.query.get("format") == "json":  # Swagger UI links to this
             return self._openapi(call)
         from .docs import CONTENT_SECURITY_POLICY, page
 
-        return Reply(
-            200, page(call.base, self._health.current()["model"]), "text/html; charset=utf-8", CONTENT_SECURITY_POLICY
-        )
+        return Reply(200, page(call.base, self._card()), "text/html; charset=utf-8", CONTENT_SECURITY_POLICY)
+
+    def _card(self) -> dict[str, Any] | None:
+        """The model card as JSON, without what this version does not know; None while unknown."""
+        card = card_of(self._health.current())
+        return card.model_dump(mode="json") if card else None
 
     def result(self, task_id: str, *, inline: bool = False) -> dict[str, Any]:
         """A ResultResponse as JSON data. Raises NotFound. ``inline`` adds the first image as base64."""
@@ -153,8 +158,8 @@ class Status:
     def results(
         self, limit: str, cursor: str | None, *, status: str | None = None, tag: str | None = None
     ) -> dict[str, Any]:
-        """A ResultPage of up to ``limit`` tasks, newest first, as JSON data. With a filter a page may be short although
-        its cursor leads to more. Raises InvalidRequest.
+        """A ResultPage of up to ``limit`` tasks, newest first, as JSON data: fewer if more would not fit into an answer,
+        or with a filter; its cursor leads to more. Raises InvalidRequest.
         """
         faults = []
         if not re.fullmatch(r"[1-9][0-9]{0,3}", limit) or int(limit) > MAX_PAGE:
@@ -173,7 +178,17 @@ class Status:
             return status in {None, record["status"]} and (tag is None or tag in tags)
 
         page, following = self._store.newest(int(limit), cursor, wanted if status or tag else None)
-        return {"results": [self._shape(json.loads(one.body)) for one in page], "cursor": following}
+        shown: list[dict[str, Any]] = []
+        room = MAX_PAGE_BYTES
+        for one in page:
+            result = self._shape(json.loads(one.body))
+            room -= bytes_in_lambda(result)
+            if room < 0 and shown:
+                last = shown[-1]
+                following = index_name(last["task_id"], datetime.fromisoformat(last["created_at"]))
+                break
+            shown.append(result)
+        return {"results": shown, "cursor": following}
 
     def _read(self, task_id: str) -> tuple[Stored, dict[str, Any]]:
         stored = self._store.read(task_id) if re.fullmatch(TASK_ID, task_id) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,13 @@ from urllib.parse import parse_qsl
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent, APIGatewayProxyEventV2
 
 from ..contract.paths import PATHS
-from ..errors import DarkroomError, FieldError, Internal, InvalidRequest, MethodNotAllowed, NotFound
+from ..errors import DarkroomError, FieldError, Internal, InvalidRequest, MethodNotAllowed, NotFound, ServiceFault
 from ..logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 NO_BODY = frozenset({204, 304})
 
@@ -82,7 +84,7 @@ class Call:
         try:
             return base64.b64decode(body, validate=True)
         except ValueError as fault:
-            raise InvalidRequest([FieldError("body", f"is not base64: {fault}")]) from fault
+            raise InvalidRequest([FieldError("body", "is not base64")]) from fault
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,8 @@ class Api:
         call = Call(event, context)
         try:
             reply = self._serve(call)
-        except DarkroomError as fault:
-            reply = _error_reply(fault)
         except Exception as fault:
-            # A bug of ours: the log has the traceback, the caller a generic message.
-            logger.exception("unexpected fault", exc_info=fault)
-            reply = _error_reply(Internal("something broke on our side; the log tells what"))
+            reply = _error_reply(fault)
         return reply.to_lambda(call)
 
     def _serve(self, call: Call) -> Reply:
@@ -152,8 +150,20 @@ def match_path(path: str) -> tuple[str, dict[str, str]]:
 
 
 def json_reply(status: int, body: object, headers: Mapping[str, str] | None = None) -> Reply:
-    """A response with a JSON body."""
-    return Reply(status, json.dumps(body), headers=headers or {})
+    return Reply(status, as_json(body), headers=headers or {})
+
+
+def as_json(body: object) -> str:
+    """JSON that goes out as UTF-8, and therefore escapes halves of surrogate pairs: UTF-8 has none."""
+    text = json.dumps(body, ensure_ascii=False)
+    return LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def bytes_in_lambda(body: object) -> int:
+    """What this takes of an answer's 6 MB, which are counted as Lambda's runtime client writes the answer: as JSON in
+    JSON, in ASCII, three times the size of an emoji in UTF-8.
+    """
+    return len(json.dumps(as_json(body)))
 
 
 def _allowed(methods: Iterable[str]) -> list[str]:
@@ -161,9 +171,16 @@ def _allowed(methods: Iterable[str]) -> list[str]:
     return [one for method in methods for one in more.get(method, [method])] + ["OPTIONS"]
 
 
-def _error_reply(fault: DarkroomError) -> Reply:
-    if fault.http_status >= 500:
-        logger.error(fault.message, cause=str(fault.__cause__) if fault.__cause__ else None)
+def _error_reply(fault: Exception) -> Reply:
+    """One of ours is logged with all that is known, and its caller told the id to find it by."""
+    log_id = secrets.token_hex(4)
+    if not isinstance(fault, DarkroomError) or fault.http_status == 500:
+        logger.error("unexpected fault", id=log_id, exc_info=fault)
+        fault = Internal(f"something broke on our side; the log has it under id {log_id}")
+    elif fault.http_status > 500:
+        logger.error(fault.message, id=log_id, cause=str(fault.__cause__) if fault.__cause__ else None)
+        if isinstance(fault, ServiceFault):
+            fault = ServiceFault(f"{fault.message}; the log has more under id {log_id}", fault.details)
     headers = {"Cache-Control": "no-store"}
     if fault.retry_after is not None:
         headers["Retry-After"] = str(fault.retry_after)

@@ -13,7 +13,6 @@ from ..aws.queue import TaskQueue
 from ..aws.store import TaskStore
 from ..aws.tracing import Tracer
 from ..clock import utc_now
-from ..contract.card import ModelCard
 from ..contract.ids import TASK_ID, new_id, new_seed
 from ..contract.record import Record
 from ..contract.request import GenerationRequest, parse
@@ -21,7 +20,7 @@ from ..contract.statuses import TERMINAL
 from ..errors import Conflict, FieldError, Finished, InvalidRequest, LostRace, ModelUnavailable, NotFound, ServiceFault
 from ..task import moves
 from .calls import json_body, task_id_of, task_reply, trace_header
-from .health import ModelHealth
+from .health import ModelHealth, card_of
 from .quota import Budget
 from .quote import quote
 from .routing import Api, Call, Event, LambdaResponse, Reply, json_reply
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from ..contract.card import ModelCard
     from ..settings import Settings
     from .routing import Route
 
@@ -187,7 +187,7 @@ class Submit:
         health = self._health.current()
         if health["model_status"] == "unavailable":
             raise ModelUnavailable(f"the model is not available: {health['reason']}")
-        return ModelCard.model_validate(health["model"]) if health["model"] else None
+        return card_of(health)
 
     def _create(self, task_id: str, request: GenerationRequest, submission: Submission) -> Record:
         record = moves.create(

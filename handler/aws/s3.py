@@ -20,6 +20,7 @@ from ..errors import DarkroomError, LostRace, ServiceFault, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from obstore import GetResult, UpdateVersion
 
@@ -68,6 +69,13 @@ def get_up_to(s3: S3Store, key: str, most: int) -> tuple[int, bytes] | None:
             return None
         size = response.meta["size"]
         return size, bytes(response.bytes()) if size <= most else b""
+
+
+def get_dated(s3: S3Store, key: str) -> tuple[bytes, datetime] | None:
+    """An object's bytes, and when S3 wrote it (``Last-Modified``); None if there is no object."""
+    with translated("read"):
+        found = _open(s3, key)
+        return None if found is None else (bytes(found.bytes()), found.meta["last_modified"])
 
 
 def _open(s3: S3Store, key: str) -> GetResult | None:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
     from ..settings import Settings
 
-HEALTH_KEY = "health/model.json"
+HEALTH_KEY = "health/available.json"
+UNAVAILABLE_KEY = "health/unavailable.json"
+OLD_HEALTH_KEY = "health/model.json"
+"""Where version 0.1.0 wrote either report."""
 DOCTOR_KEY = "health/doctor.json"
 NO_TENANT = "-"
 """In keys where a tenant's name stands: no tenant can be called that."""
@@ -67,6 +70,15 @@ class Upload:
 
     size: int
     body: bytes
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """What a worker told of its model, and when S3 wrote it: by S3's own clock. ``old``: version 0.1.0 wrote it."""
+
+    body: dict[str, Any]
+    at: datetime
+    old: bool = False
 
 
 @dataclass(frozen=True)
@@ -306,13 +318,37 @@ class TaskStore:
         """Some presigned URL, from which a caller can tell the origin of them all."""
         return self._sign(HEALTH_KEY)
 
+    def read_reports(self) -> list[HealthReport]:
+        """The workers' last report that the model is loaded, and their last one that it cannot be: those there are."""
+        found = [self._report(key) for key in (HEALTH_KEY, UNAVAILABLE_KEY)]
+        if found == [None, None]:
+            found = [self._report(OLD_HEALTH_KEY, old=True)]
+        return [report for report in found if report is not None]
+
+    def _report(self, key: str, *, old: bool = False) -> HealthReport | None:
+        """None, with a log line, also for what is no JSON object."""
+        found = s3.get_dated(self._s3, key)
+        if found is None:
+            return None
+        try:
+            body = json.loads(found[0])
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            logger.warning("a report of the model's health cannot be read", key=key)
+            return None
+        return HealthReport(body, found[1], old)
+
     def read_health(self) -> dict[str, Any] | None:
-        stored = s3.get(self._s3, HEALTH_KEY)
-        return json.loads(stored.body) if stored else None
+        """What was reported last; None if nothing was."""
+        reports = self.read_reports()
+        return max(reports, key=lambda report: report.at).body if reports else None
 
     def write_health(self, health: Mapping[str, Any]) -> None:
+        """Each status has its own object: a worker that fails says nothing of those that work."""
+        key = UNAVAILABLE_KEY if health["model_status"] == "unavailable" else HEALTH_KEY
         body = json.dumps(health).encode()
-        s3.put(self._s3, HEALTH_KEY, body, "write the model's health", {"Content-Type": "application/json"})
+        s3.put(self._s3, key, body, "write the model's health", {"Content-Type": "application/json"})
 
     def read_spending(self, day: date) -> Stored | None:
         """A tenant's counted spending of a day (UTC), None if there is none."""

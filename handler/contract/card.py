@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ..errors import FieldError
 from .request import Contract, GenerationRequest
@@ -31,7 +31,13 @@ TUTORIAL = {"num_inference_steps": 50, "guidance_scale": 7.5}
 """Defaults if neither the card nor the pipeline has one."""
 
 
-class Defaults(Contract):
+class Written(Contract):
+    """Base of what Darkroom itself wrote, perhaps a newer version of it: unknown fields are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Defaults(Written):
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     strength: float | None = None
@@ -39,7 +45,7 @@ class Defaults(Contract):
     height: int | None = None
 
 
-class Limits(Contract):
+class Limits(Written):
     """Largest values taken, each inclusive; sides are in pixels."""
 
     num_inference_steps: int = 200
@@ -48,8 +54,8 @@ class Limits(Contract):
     num_images: int = 8
 
 
-class ModelCard(Contract):
-    """Written next to the weights, kept in ``health/model.json``, shown by ``GET /health``."""
+class ModelCard(Written):
+    """Written next to the weights, kept in ``health/available.json``, shown by ``GET /health``."""
 
     id: str
     revision: str | None = None

@@ -1,4 +1,4 @@
-"""``health/model.json``, which a worker writes and the API reads, and the model card that is baked into an image.
+"""What workers tell of their model, for the light handlers to read, and the card that is baked into the image.
 
 Plain JSON, so that the status handler needs no pydantic.
 """
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 CARD_FILE = "model_card.json"
+CARD_NEEDS = {"id": str, "pipeline": str, "dtype": str, "parameters": list}
+"""What no model card lacks."""
 ARCHITECTURES = {"aarch64": "arm64"}
 
 
@@ -42,6 +44,16 @@ class Measured:
     other: float
     pixels: int
 
+    @classmethod
+    def read(cls, measured: object) -> Measured | None:
+        """From a report's JSON, whatever else it tells; None where it does not tell this."""
+        if not isinstance(measured, dict):
+            return None
+        step, other, pixels = (measured.get(name) for name in ("step", "other", "pixels"))
+        if not isinstance(step, int | float) or not isinstance(other, int | float):
+            return None
+        return cls(step, other, pixels) if isinstance(pixels, int) and pixels > 0 else None
+
 
 def worker_host(settings: Settings) -> str | None:
     """What this process runs on, named as in ``prices.json``; None if it is unknown."""
@@ -59,7 +71,10 @@ def report(
     reason: str | None,
     measured: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of ``health/model.json`` after the pipeline was loaded (``card``) or failed to load (``reason``)."""
+    """The object that a worker writes when its pipeline has loaded (``card``) or failed to (``reason``).
+
+    Callers are shown the reason: it names no path, host or key, nor what a library said.
+    """
     status = "available" if card is not None else "unavailable"
     return {
         "model_id": settings.model_name,
@@ -72,6 +87,16 @@ def report(
     }
 
 
+def cannot_load(log_id: str | None = None) -> str:
+    """Why the model is not available, as callers are told; the log has the cause, under ``log_id``."""
+    return f"cannot load the model; the worker's log has the cause{f' under id {log_id}' if log_id else ''}"
+
+
+def looks_like_card(card: object) -> bool:
+    """Whether there is anything to be read in what should be a model card. Reading it whole takes pydantic."""
+    return isinstance(card, dict) and all(isinstance(card.get(name), kind) for name, kind in CARD_NEEDS.items())
+
+
 def baked_card(settings: Settings) -> dict[str, Any] | None:
     """The card next to the model's weights; None if there is none here, or if it has only defaults and limits."""
     file = Path(settings.model_source) / CARD_FILE
@@ -79,4 +104,4 @@ def baked_card(settings: Settings) -> dict[str, Any] | None:
         card: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
         return None
-    return card if {"id", "pipeline", "dtype", "parameters"} <= card.keys() else None
+    return card if looks_like_card(card) else None

@@ -103,8 +103,8 @@ class ResultResponse(Contract):
 
 
 class ResultPage(Contract):
-    """Newest first; ``cursor`` asks for the next page and is null on the last. With a filter any page may be short or
-    empty.
+    """Newest first; ``cursor`` asks for the next page, None on the last. A page before the last may be short, and with
+    a filter empty.
     """
 
     results: list[ResultResponse]

@@ -1,14 +1,15 @@
-"""The engine of this process: loaded once, on first use. The outcome is published in ``health/model.json``."""
+"""The engine of this process: loaded once, on first use. The outcome is reported under ``health/``."""
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..contract.health import report
-from ..errors import ModelUnavailable, ServiceFault
+from ..contract.health import cannot_load, report
+from ..errors import ModelUnavailable
 from ..logs import logger
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 RELOAD_AFTER = 10.0
 """Seconds for which a failed load is remembered, so that the messages of one batch do not each try again."""
+RENEW_EVERY = 60.0
+"""Seconds between two reports of a worker that its model is loaded."""
 
 
 class LazyEngine:
@@ -32,42 +35,58 @@ class LazyEngine:
         store: TaskStore,
         load: Callable[[Settings], Engine],
         now: Callable[[], datetime],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._store, self._load, self._now = settings, store, load, now
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._fault: ModelUnavailable | None = None
         self._failed_at = 0.0
+        self._reported_at = 0.0
         self._cold = True
 
     def engine(self) -> Engine:
         """Raises ModelUnavailable. A failed load is logged once and tried again after RELOAD_AFTER seconds."""
         with self._lock:
-            if self._engine is not None:
-                return self._engine
-            if self._fault is not None and time.monotonic() - self._failed_at < RELOAD_AFTER:
-                raise self._fault
-            try:
-                self._engine = self._load(self._settings)
-            except Exception as fault:
-                known = isinstance(fault, ModelUnavailable)
-                reason = fault.message if isinstance(fault, ModelUnavailable) else f"{type(fault).__name__}: {fault}"
-                self._fault, self._failed_at = ModelUnavailable(reason), time.monotonic()
-                logger.error(
-                    "the model cannot be loaded",
-                    model=self._settings.model_name,
-                    fault=reason,
-                    exc_info=None if known else fault,
-                )
-                self._publish(reason=reason)
-                raise self._fault from fault
-            seconds = round(self._engine.load_seconds, 3)
-            logger.info("the pipeline is loaded", model=self._settings.model_name, seconds=seconds)
-            measured = self._engine.measured
-            self._publish(
-                card=self._engine.card.model_dump(mode="json"), measured=asdict(measured) if measured else None
+            engine = self._engine or self._loaded()
+        self.renew()
+        return engine
+
+    def _loaded(self) -> Engine:
+        if self._fault is not None and self._monotonic() - self._failed_at < RELOAD_AFTER:
+            raise self._fault
+        try:
+            self._engine = engine = self._load(self._settings)
+        except Exception as fault:
+            log_id = secrets.token_hex(4)
+            self._fault, self._failed_at = ModelUnavailable(cannot_load(log_id)), self._monotonic()
+            known = isinstance(fault, ModelUnavailable)
+            logger.critical(  # the level that "darkroom invoke" shows: nothing else tells its user the cause
+                "the model cannot be loaded",
+                id=log_id,
+                model=self._settings.model_name,
+                fault=str(fault) if known else f"{type(fault).__name__}: {fault}",
+                cause=repr(fault.__cause__) if fault.__cause__ else None,
+                exc_info=None if known else fault,
             )
-            return self._engine
+            self._report(reason=self._fault.message)
+            raise self._fault from fault
+        seconds = round(engine.load_seconds, 3)
+        logger.info("the pipeline is loaded", model=self._settings.model_name, seconds=seconds)
+        self._reported_at = self._monotonic()
+        self._report_loaded(engine)
+        return engine
+
+    def renew(self) -> None:
+        """Reports again that the model is loaded, at most once in RENEW_EVERY seconds. Never raises."""
+        with self._lock:
+            engine, now = self._engine, self._monotonic()
+            if engine is None or now - self._reported_at < RENEW_EVERY:
+                return
+            self._reported_at = now  # also if it fails: S3 in trouble must not slow every message
+        self._report_loaded(engine)
 
     def take_cold_start(self) -> bool:
         """True at the first call and False later: the first task is the one that waited for the load."""
@@ -75,11 +94,15 @@ class LazyEngine:
             cold, self._cold = self._cold, False
         return cold
 
-    def _publish(
+    def _report_loaded(self, engine: Engine) -> None:
+        measured = engine.measured
+        self._report(card=engine.card.model_dump(mode="json"), measured=asdict(measured) if measured else None)
+
+    def _report(
         self, *, card: dict[str, Any] | None = None, reason: str | None = None, measured: dict[str, Any] | None = None
     ) -> None:
-        """Writes ``health/model.json``, which the API reads. A failure to write it is logged and stops no task."""
+        """Writes what the API reads. Whatever goes wrong is logged and stops no task."""
         try:
             self._store.write_health(report(self._settings, self._now(), card=card, reason=reason, measured=measured))
-        except ServiceFault as fault:
-            logger.warning("the model's health was not written", fault=fault.message)
+        except Exception as fault:
+            logger.warning("the model's health was not written", fault=str(fault))

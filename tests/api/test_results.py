@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import urllib.request
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from handler.api import results
 from handler.api.results import Status
 from handler.aws import store as storage
 from handler.aws.store import TaskStore
@@ -192,6 +193,72 @@ def test_bad_filters(status: Status) -> None:
     assert {one["field"] for one in answer["error"]["details"]} == {"status", "tag"}
 
 
+@dataclass(frozen=True)
+class Large:
+    """A record as full as can be: prompts of 2,000 ``letter``, 8 images, 50 attempts."""
+
+    task_id: str
+    created_at: datetime
+    letter: str
+
+    def to_json(self) -> bytes:
+        text = self.letter * 2000
+        request = GenerationRequest(prompt="fox", num_images=8)
+        record = json.loads(moves.create(self.task_id, request, 1, self.created_at, timedelta(days=1)).to_json())
+        record["request"] |= {"prompt": text, "negative_prompt": text, "tags": [self.letter * 64] * 16}
+        image = {"seed": 1, "width": 64, "height": 64, "content_type": "image/png", "bytes": 9, "sha256": "0" * 64}
+        record["images"] = [{**image, "key": f"tasks/{self.task_id}/50/{index}.png"} for index in range(8)]
+        when = self.created_at.isoformat()
+        attempt = {"owner": "worker-1", "started_at": when, "ended_at": when, "outcome": "released", "error": None}
+        record["attempts"] = [{"number": number + 1, **attempt} for number in range(50)]
+        return json.dumps(record).encode()
+
+
+@pytest.mark.parametrize("letter", ["\U0001f98a", '"', "\x01", "\ud800", "x"], ids=ascii)
+def test_pages_fit_into_an_answer_whatever_is_in_them(
+    status: Status, store: TaskStore, clock: Clock, letter: str
+) -> None:
+    """Lambda answers with 6 MB at most, as its runtime client writes them: quoted, and emoji as 12 bytes."""
+    names = [f"t{number:03d}" for number in range(100)]
+    for name in names:
+        large = Large(name, clock(), letter)
+        store.announce(large)
+        store.create(large)
+        clock.forward(1)
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    pages = 0
+    while True:
+        answer = status.handle(http_event("GET", "/results", query={"limit": "100", **cursor}), None)
+        assert len(answer["body"].encode()) < 4_000_000
+        assert len(json.dumps(answer)) < 4_000_000
+        page = json.loads(answer["body"])
+        assert page["results"]
+        assert {one["prompt"] for one in page["results"]} == {letter * 2000}
+        found += [one["task_id"] for one in page["results"]]
+        pages += 1
+        if page["cursor"] is None:
+            break
+        cursor = {"cursor": page["cursor"]}
+    assert found == names[::-1]  # each once
+    assert pages <= 4
+
+
+def test_no_page_is_empty_because_a_result_is_large(
+    status: Status, store: TaskStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MAX_PAGE_BYTES", 1)
+    for name in ("a", "b"):
+        large = Large(name, clock(), "x")
+        store.announce(large)
+        store.create(large)
+        clock.forward(1)
+    first = get(status, "/results")[1]
+    second = get(status, "/results", cursor=first["cursor"])[1]
+    assert [one["task_id"] for page in (first, second) for one in page["results"]] == ["b", "a"]
+    assert second["cursor"] is None
+
+
 @pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "1.5", "²", "9" * 5000, "0000000019999999", "\n1"])
 def test_a_bad_limit(status: Status, limit: str) -> None:
     code, answer = get(status, "/results", limit=limit, cursor="../")
@@ -288,6 +355,12 @@ def test_models_as_the_worker_found_them(status: Status, settings: Settings, sto
     }
     store.write_health(health.report(settings, clock(), card=None, reason="broken"))
     clock.forward(30)
+    (model,) = get(status, "/models")[1]["models"]
+    assert (model["status"], model["pipeline"]) == ("available", "TestPipeline")  # another worker draws
+
+
+def test_models_where_no_worker_can_load_it(status: Status, settings: Settings, store: TaskStore, clock: Clock) -> None:
+    store.write_health(health.report(settings, clock(), card=None, reason="broken"))
     (model,) = get(status, "/models")[1]["models"]
     assert (model["status"], model["reason"], model["pipeline"]) == ("unavailable", "broken", None)
     assert "width" in {one["name"] for one in model["parameters"]}

@@ -12,7 +12,7 @@ from handler.api.routing import Api, Call, Reply, json_reply
 from handler.contract.health import report
 from handler.contract.paths import PATHS
 from handler.contract.request import MAX_BODY
-from handler.errors import QuotaExceeded, ServiceFault
+from handler.errors import Internal, QuotaExceeded, ServiceFault, SettingsError
 
 from ..support import Clock, answer_of, http_event
 
@@ -142,9 +142,21 @@ def test_when_to_come_again(submit: Submit, status: Status, settings: Settings, 
         (QuotaExceeded("none left of 10 today", 3599.2), 429, "QUOTA_EXCEEDED", "3600"),
         (ServiceFault("S3 failed to read"), 503, "INTERNAL", "5"),
         (ZeroDivisionError("a secret"), 500, "INTERNAL", None),
+        (SettingsError("BUCKET='secret': no bucket"), 500, "INTERNAL", None),
+        (Internal("in /opt/secret/weights"), 500, "INTERNAL", None),
     ],
 )
-def test_faults_on_our_side(fault: Exception, status: int, code: str, after: str | None, version: str) -> None:
+def test_faults_on_our_side(
+    fault: Exception,
+    status: int,
+    code: str,
+    after: str | None,
+    version: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The caller gets a sentence of ours and an id; the log has the rest under that id."""
+    fault.__cause__ = OSError("http://secret.host/bucket/key")
+
     def route(_: Call) -> Reply:
         raise fault
 
@@ -153,6 +165,50 @@ def test_faults_on_our_side(fault: Exception, status: int, code: str, after: str
     assert headers_of(response).get("Retry-After") == after
     assert headers_of(response)["Cache-Control"] == "no-store"
     assert "secret" not in response["body"]
+    if status != 429:
+        (record,) = caplog.records
+        told = vars(record)
+        assert f"under id {told['id']}" in response["body"]
+        log = caplog.text + str(told.get("cause"))
+        assert "http://secret.host/bucket/key" in log
+        assert str(fault) in log
+
+
+def test_what_is_no_base64_is_said_in_our_words(submit: Submit) -> None:
+    event = http_event("POST", "/generate", body="{") | {"isBase64Encoded": True}
+    code, answer = answer_of(submit.handle(event, None))
+    assert (code, answer["error"]["details"]) == (422, [{"field": "body", "message": "is not base64"}])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("text", ["fox \U0001f98a", "Füchse", "half \ud83e", "\udd8a", "\ud83e or \udd8a", '\u2028"\\'])
+def test_json_is_utf_8(text: str, version: str) -> None:
+    """Not \\u escapes, twice the bytes; but for halves of a surrogate pair, which UTF-8 has no form of."""
+    api = Api({"GET /health": lambda _: json_reply(200, {text: [text]})})
+    response = api(http_event("GET", "/health", version=version), None)
+    sent = response["body"].encode("utf-8")
+    assert json.loads(sent) == {text: [text]}
+    if not any("\ud800" <= one <= "\udfff" for one in text):
+        assert json.dumps(text, ensure_ascii=False).encode() in sent
+    assert all((name + value).isascii() for name, value in headers_of(response).items())
+
+
+@pytest.mark.parametrize("escaped", ["\\ud800", "\\udd8a\\ud83e", "\\ud83e\\udd8a"])
+def test_what_callers_send_comes_back_as_utf_8(submit: Submit, escaped: str) -> None:
+    """Field names, prompts and paths of theirs are in our answers."""
+    for body in (
+        f'{{"prompt": "fox", "{escaped}": 1}}',
+        f'{{"prompt": "{escaped}"}}',
+        f'{{"prompt": 1, "{escaped}": 2}}',
+    ):
+        response = submit.handle(http_event("POST", "/generate", body=body), None)
+        assert response["statusCode"] in {202, 422}
+        json.loads(response["body"].encode("utf-8"))
+    path = json.loads(f'"/results/{escaped}"')
+    response = submit.handle(http_event("DELETE", path), None)
+    assert response["statusCode"] == 404
+    json.loads(response["body"].encode("utf-8"))
+    assert all((name + value).isascii() for name, value in headers_of(response).items())
 
 
 def rest(at: str, /, **about: Any) -> dict[str, Any]:

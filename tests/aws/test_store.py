@@ -168,6 +168,10 @@ def test_health_is_kept(store: TaskStore) -> None:
     assert store.read_health() is None
     store.write_health({"model_status": "available"})
     assert store.read_health() == {"model_status": "available"}
+    store.write_health({"model_status": "unavailable"})
+    loaded, failed = store.read_reports()
+    assert [one.body["model_status"] for one in (loaded, failed)] == ["available", "unavailable"]
+    assert timedelta(0) <= failed.at - loaded.at < timedelta(minutes=1)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

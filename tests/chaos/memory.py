@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from handler.aws.queue import Message
 from handler.aws.s3 import Stored
@@ -13,7 +13,7 @@ from handler.errors import LostRace, ServiceFault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from handler.aws.store import Document
+    from handler.aws.store import Document, HealthReport
 
 Trouble = Literal["none", "before", "after"]
 """What becomes of the next write or send: done; not done; done, and its caller is told that it failed."""
@@ -63,8 +63,8 @@ class MemoryStore:
     def index(self, record: Document) -> None:
         """May lag."""
 
-    def read_health(self) -> dict[str, Any] | None:
-        return None
+    def read_reports(self) -> list[HealthReport]:
+        return []
 
     def read_checkpoint(self, task_id: str) -> bytes:
         return b"some steps" if task_id in self.checkpoints else b""

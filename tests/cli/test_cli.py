@@ -85,6 +85,9 @@ def test_invoke_without_a_model_fails(tmp_path: Path) -> None:
     done = darkroom("invoke", "fox", "--model", str(tmp_path / "nothing"))
     assert done.returncode == 1
     assert "MODEL_UNAVAILABLE" in done.stderr
+    log = next(json.loads(line) for line in done.stderr.splitlines() if line.startswith("{"))
+    assert str(tmp_path / "nothing") in log["fault"]
+    assert f"under id {log['id']}" in done.stderr
 
 
 def test_invoke_with_a_recorded_event(tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def foreign(mini: Aws, stack: Stack) -> dict[str, str]:
     }
 
 
+REPORTS = ("health/available.json", "health/unavailable.json")
 MAY = {
     "GenerateRole": {
         "get": [
@@ -161,13 +162,20 @@ MAY = {
             "uploads/*",
             "tenants/*/uploads/*",
         ],
-        "put": ["tasks/*", "tenants/*/tasks/*", "index/*", "tenants/*/index/*", "open/*"],
+        "put": ["tasks/*", "tenants/*/tasks/*", "index/*", "tenants/*/index/*", "open/*", *REPORTS],
         "delete": ["tasks/*/checkpoint", "tenants/*/tasks/*/checkpoint", "open/*"],
         "list": [],
         "send": ["tasks"],
     },
     "SubmitRole": {
-        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "spend/*", "tenants/*/spend/*"],
+        "get": [
+            "tasks/*/status.json",
+            "tenants/*/tasks/*/status.json",
+            "spend/*",
+            "tenants/*/spend/*",
+            *REPORTS,
+            "health/model.json",
+        ],
         "put": [
             "tasks/*/status.json",
             "tenants/*/tasks/*/status.json",
@@ -191,6 +199,8 @@ MAY = {
             "tenants/*/tasks/*/preview.jpg",
             "tasks/*/*/*",
             "tenants/*/tasks/*/*/*",
+            *REPORTS,
+            "health/model.json",
         ],
         "put": [],
         "delete": [],
@@ -242,7 +252,8 @@ OWN = (
     "health/doctor.json",
     "elsewhere",
 )
-KEYS = (*OWN, *(f"tenants/a/{key}" for key in OWN), "tenants/a", "atasks/a/status.json")
+HEALTH = (*REPORTS, "health/model.json", "health/else.json")
+KEYS = (*OWN, *(f"tenants/a/{key}" for key in (*OWN, *REPORTS)), *HEALTH, "tenants/a", "atasks/a/status.json")
 
 
 @pytest.mark.parametrize("role", MAY)

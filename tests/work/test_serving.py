@@ -281,7 +281,8 @@ def test_without_a_model_tasks_wait(settings: Settings, store: TaskStore, queue:
     assert len(loads) == 1
     health = store.read_health()
     assert health is not None
-    assert (health["model_status"], health["reason"]) == ("unavailable", "no such folder")
+    assert health["model_status"] == "unavailable"
+    assert "no such folder" not in health["reason"]  # nor whatever else a library says: that is for the log
 
 
 def test_storage_that_fails_sends_the_message_back(settings: Settings, queue: TaskQueue, clock: Clock) -> None:
@@ -340,8 +341,9 @@ def test_any_failure_to_load_is_a_model_that_is_not_available(
         raise ImportError("libcudnn.so.9: cannot open shared object file")
 
     generate = Generate(settings, store, queue, load)
-    with pytest.raises(ModelUnavailable, match="ImportError: libcudnn"):
+    with pytest.raises(ModelUnavailable, match="cannot load the model") as caught:
         generate.engine()
+    assert "libcudnn" not in str(caught.value)
     health = store.read_health()
     assert health is not None
     assert health["model_status"] == "unavailable"
