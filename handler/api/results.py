@@ -158,8 +158,8 @@ class Status:
     def results(
         self, limit: str, cursor: str | None, *, status: str | None = None, tag: str | None = None
     ) -> dict[str, Any]:
-        """A ResultPage of up to ``limit`` tasks, newest first, as JSON data: fewer if more would not fit into an answer,
-        or with a filter; its cursor leads to more. Raises InvalidRequest.
+        """A ResultPage of up to ``limit`` tasks, newest first, as JSON data: fewer if more would not fit into a
+        response, or with a filter; its cursor leads to more. Raises InvalidRequest.
         """
         faults = []
         if not re.fullmatch(r"[1-9][0-9]{0,3}", limit) or int(limit) > MAX_PAGE:
