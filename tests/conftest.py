@@ -15,6 +15,7 @@ from handler.api.submission import Submit
 from handler.aws.queue import TaskQueue
 from handler.aws.store import TaskStore
 from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
+from handler.contract.record import Record
 from handler.engine.starting import start
 from handler.settings import Settings
 from handler.work.serving import Generate
@@ -101,8 +102,12 @@ def queue(settings: Settings) -> TaskQueue:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A time that moves when it is told to; S3's own is the same."""
+    clock = Clock()
+    monkeypatch.setattr(TaskStore, "now", lambda _: clock())
+    monkeypatch.setattr(TaskStore, "age", lambda _, stored: clock.age(Record.from_json(stored.body)))
+    return clock
 
 
 @pytest.fixture

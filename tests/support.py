@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from handler.aws.store import TaskStore
     from handler.contract.health import Measured
     from handler.engine import Observer
+    from handler.work.serving import Generate
 
 CARD = ModelCard(
     id="built-in",
@@ -55,6 +56,14 @@ class Clock:
 
     def forward(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
+
+    def age(self, record: Record) -> float:
+        """Seconds since the record was written, by what stands in it."""
+        lease = record.lease
+        written = record.completed_at or record.queued_at or record.created_at
+        if lease is not None:
+            written = lease.expires_at - timedelta(seconds=60 if lease.seconds is None else lease.seconds)
+        return (self.time - written).total_seconds()
 
 
 def nothing() -> None:
@@ -203,8 +212,11 @@ def held(store: TaskStore, clock: Clock, *, lease: float = 60, message_id: str |
     assert record.request is not None
     claimed = moves.claim(
         record,
-        lease=Lease(owner="elsewhere", expires_at=clock() + timedelta(seconds=lease), message_id=message_id),
+        lease=Lease(
+            owner="elsewhere", expires_at=clock() + timedelta(seconds=lease), seconds=lease, message_id=message_id
+        ),
         now=clock(),
+        age=0,
         request=CARD.resolve(record.request),
         model=ModelRef(id="m", pipeline="P", dtype="float32"),
     ).model_copy(update={"tries": tries})
@@ -226,3 +238,10 @@ def event_of(message: Message) -> dict[str, Any]:
         "awsRegion": "local",
     }
     return {"Records": [record]}
+
+
+def lose_the_lease(generate: Generate, clock: Clock) -> None:
+    """All attempts of the process have not been heard of for longer than a lease, by S3's clock and by their own."""
+    for attempt in list(generate._heartbeat._attempts):
+        clock.forward(63)
+        attempt.hold.signed_at -= 63

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
 from ..errors import DarkroomError, LostRace, ServiceFault, SettingsError
@@ -36,6 +36,8 @@ class Stored:
 
     body: bytes
     etag: str
+    modified: datetime | None = field(default=None, compare=False)
+    """When S3 wrote it, by its own clock, in whole seconds; None for what this process has just written."""
 
 
 @contextmanager
@@ -55,10 +57,12 @@ def translated(doing: str) -> Iterator[None]:
 
 
 def get(s3: S3Store, key: str) -> Stored | None:
-    """The object, or None if there is none (also at 403, which S3 returns for it without ListBucket permission)."""
+    """The object, or None if there is none."""
     with translated("read"):
         response = _open(s3, key)
-        return None if response is None else Stored(bytes(response.bytes()), response.meta["e_tag"] or "")
+        if response is None:
+            return None
+        return Stored(bytes(response.bytes()), response.meta["e_tag"] or "", response.meta["last_modified"])
 
 
 def get_up_to(s3: S3Store, key: str, most: int) -> tuple[int, bytes] | None:
@@ -79,14 +83,16 @@ def get_dated(s3: S3Store, key: str) -> tuple[bytes, datetime] | None:
 
 
 def _open(s3: S3Store, key: str) -> GetResult | None:
-    """The response, its body not read yet; None if there is no object."""
+    """The response, its body not read yet; None if there is no object.
+
+    A missing bucket is a fault, and so is every 403: every role may list the bucket, so a missing key is a 404, and
+    whatever is refused must not look like a missing task.
+    """
     try:
         return obstore.get(s3, key)
-    except FileNotFoundError:
-        return None
-    except PermissionDeniedError as fault:
-        if "AccessDenied" not in str(fault):
-            raise  # bad or expired credentials must not look like a missing task
+    except FileNotFoundError as fault:
+        if "NoSuchBucket" in str(fault):
+            raise ServiceFault("S3 failed to read: there is no such bucket") from fault
         return None
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import obstore
 
@@ -22,6 +22,7 @@ from ..contract.ids import MAX_UPLOAD, TASK_ID, TENANT
 from ..errors import FieldError, InvalidRequest, NotFound, ServiceFault
 from ..logs import logger
 from . import s3
+from .clock import S3Clock
 from .s3 import Stored, connect, translated
 
 if TYPE_CHECKING:
@@ -103,8 +104,20 @@ class TaskStore:
         """The part without a tenant; see ``for_tenant``. Raises SettingsError without BUCKET."""
         self._settings = settings.require("bucket")
         self._s3 = connect(settings.bucket, settings)
+        self._clock = S3Clock(lambda: self._sign(HEALTH_KEY, "HEAD"))
         self.tenant: str | None = None
         self._prefix = ""
+
+    def now(self) -> datetime:
+        """S3's own time, to about a second. Raises ServiceFault."""
+        return self._clock.now()
+
+    def age(self, stored: Stored) -> float:
+        """Seconds since S3 wrote the object, by its own clock; 0 for what this process has just written.
+
+        Raises ServiceFault.
+        """
+        return (self.now() - stored.modified).total_seconds() if stored.modified else 0.0
 
     def for_tenant(self, tenant: str | None) -> TaskStore:
         """The same bucket's part of ``tenant``. Raises InvalidRequest for an invalid tenant name."""
@@ -150,7 +163,7 @@ class TaskStore:
         return key.removeprefix(self._prefix)
 
     def read(self, task_id: str) -> Stored | None:
-        """The record, or None if there is none (also at 403, which S3 returns for it without ListBucket permission)."""
+        """The record, or None if there is none."""
         return s3.get(self._s3, self.record_key(task_id))
 
     def create(self, record: Document) -> Stored:
@@ -310,9 +323,9 @@ class TaskStore:
         self._relative(key)
         return self._sign(key)
 
-    def _sign(self, key: str) -> str:
+    def _sign(self, key: str, method: Literal["GET", "HEAD"] = "GET") -> str:
         with translated("sign a URL"):
-            return obstore.sign(self._s3, "GET", key, timedelta(seconds=self._settings.url_lifetime))
+            return obstore.sign(self._s3, method, key, timedelta(seconds=self._settings.url_lifetime))
 
     def presign_any(self) -> str:
         """Some presigned URL, from which a caller can tell the origin of them all."""

@@ -108,9 +108,10 @@ class DeadLetters:
             asked.check(record)
             if asked.send < record.sends:
                 raise Finished("the task has been sent again since")
-        free = moves.lapsed(record, now)
+        age = store.age(stored) if record.lease is not None else 0.0
+        free = moves.lapsed(record, now, age)
         if end := moves.over(free, self._limits, now):
-            ended = moves.exhaust(record, now=now, fault=end)
+            ended = moves.exhaust(record, now=now, age=age, fault=end)
             store.change(stored, ended)
             # A crash from here on leaves the message: it meets a terminal record.
             self._given_up(ended)

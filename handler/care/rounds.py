@@ -10,6 +10,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,7 +92,8 @@ class Doctor:
 
     def _listed(self, after: str | None) -> Iterator[tuple[OpenTask, Stored | None]]:
         """The open tasks that are not quite new, and their records, read some at a time."""
-        old = (one for one in self._store.open_tasks(after) if self._now() - one.since > self._stuck_after)
+        now = self._store.now()
+        old = (one for one in self._store.open_tasks(after) if now - one.since > self._stuck_after)
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
             while some := list(islice(old, READ_AT_ONCE)):
                 yield from zip(some, pool.map(self._read, some), strict=True)
@@ -114,23 +116,23 @@ class Doctor:
             logger.error("a record cannot be read", task_id=one.task_id, fault=fault.errors(include_input=False)[:3])
             return Finding("unreadable record", one.task_id, one.since, mended=False, tenant=one.tenant)
         if record.status in TERMINAL:
-            return self._clear_up(store, record, fix)
+            return self._clear_up(store, stored, record, fix)
         return self._come_for(store, one, stored, record, fix)
 
     def _come_for(self, store: TaskStore, one: OpenTask, stored: Stored, record: Record, fix: bool) -> Finding | None:
-        now = self._now()
-        if record.status == "processing" and record.lease is not None:
-            since = record.lease.expires_at
+        age = timedelta(seconds=store.age(stored))
+        if record.lease is not None:
             # Its message should be back by now: it was hidden for a lease at most.
-            if now - since <= self._stuck_after:
+            if age <= self._stuck_after + timedelta(seconds=record.lease.seconds or 0):
                 return None
             kind: Kind = "processing without a worker"
+            move: Callable[..., Record] = partial(moves.expire, age=age.total_seconds())
         else:
-            since, kind = record.queued_at or record.created_at, "pending without a message"
-            if now - since < self._stuck_after + self._waited(one, record):
+            if age < self._stuck_after + self._waited(one, record):
                 return None
-        mended = fix and self._send(store, stored, record, moves.expire if record.lease else moves.requeue)
-        return Finding(kind, record.task_id, since, mended, one.tenant)
+            kind, move = "pending without a message", moves.requeue
+        mended = fix and self._send(store, stored, record, move)
+        return Finding(kind, record.task_id, self._store.now() - age, mended, one.tenant)
 
     def _waited(self, one: OpenTask, record: Record) -> timedelta:
         """How long the task had waited when its last message was sent. The next one is sent after as long again, and
@@ -145,7 +147,7 @@ class Doctor:
         try:
             moved = move(record, now=now)
             if fault := moves.over(moved, self._limits, now):
-                store.change(stored, moves.exhaust(record, now=now, fault=fault))
+                store.change(stored, moves.exhaust(record, now=now, age=store.age(stored), fault=fault))
                 logger.error("given up", task_id=record.task_id, tenant=store.tenant, fault=fault.message)
                 return True
             store.change(stored, moved)
@@ -155,11 +157,11 @@ class Doctor:
         self._queue.send(moved.pointer())
         return True
 
-    def _clear_up(self, store: TaskStore, record: Record, fix: bool) -> Finding | None:
+    def _clear_up(self, store: TaskStore, stored: Stored, record: Record, fix: bool) -> Finding | None:
         """Images of attempts that lost their task, checkpoints, previews: deleted once nobody can be writing them."""
-        ended = record.completed_at or record.created_at
-        if self._now() - ended < ORPHANED_AFTER:
+        if store.age(stored) < ORPHANED_AFTER.total_seconds():
             return None
+        ended = record.completed_at or record.created_at
         left = store.objects_of(record.task_id).keys() - {image.key for image in record.images}
         if fix:
             store.delete_objects(left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -63,15 +64,19 @@ class Claims:
         else:
             record = Record.from_json(stored.body)
             asked.check(record)
-            self._end_if_over(store, stored, record)
-        claimed, upload = inputs.read_input(store, self._claimed(record, engine.card, message, now))
+        # Asked for only where there is a lease to be judged: S3's time costs a request now and then.
+        age = store.age(stored) if stored is not None and record.lease is not None else 0.0
+        if stored is not None:
+            self._end_if_over(store, stored, record, age)
+        claimed, upload = inputs.read_input(store, self._claimed(record, engine.card, message, now, age))
+        began = time.monotonic()
         if stored is None:
             store.announce(record)
             stored = store.create(claimed)
         else:
             stored = store.change(stored, claimed)
         # A crash from here on leaves ``processing`` with a lease that runs out; the message becomes visible by itself.
-        return Attempt(
+        attempt = Attempt(
             store,
             self._queue,
             self._settings,
@@ -82,8 +87,10 @@ class Claims:
             deadline=deadline,
             upload=upload,
         )
+        attempt.hold.signed_at = began
+        return attempt
 
-    def _claimed(self, record: Record, card: ModelCard, message: Message, now: datetime) -> Record:
+    def _claimed(self, record: Record, card: ModelCard, message: Message, now: datetime, age: float) -> Record:
         # A new owner for each claim, so that two claims at the same moment never write equal bytes, and one loses.
         owner = f"{self._worker}/{self._new_id()}"
         if record.request is None:
@@ -100,6 +107,7 @@ class Claims:
                 message_id=message.message_id,
             ),
             now=now,
+            age=age,
             request=request,
             model=ModelRef(id=card.id, revision=card.revision, pipeline=card.pipeline, dtype=card.dtype),
         )
@@ -114,14 +122,14 @@ class Claims:
         # Kept from now on, as S3 counts, however long the message has waited.
         return moves.create(asked.task_id, request, self._new_seed(), sent_at, self._keep + (now - sent_at), tenant)
 
-    def _end_if_over(self, store: TaskStore, stored: Stored, record: Record) -> None:
+    def _end_if_over(self, store: TaskStore, stored: Stored, record: Record, age: float) -> None:
         """Raises Finished where the task is over its limits, which its record then tells; and Held, Finished, LostRace
         as the record is.
         """
         now = self._now()
-        if (fault := moves.over(moves.lapsed(record, now), self._limits, now)) is None:
+        if (fault := moves.over(moves.lapsed(record, now, age), self._limits, now)) is None:
             return
-        store.change(stored, moves.exhaust(record, now=now, fault=fault))
+        store.change(stored, moves.exhaust(record, now=now, age=age, fault=fault))
         self._metrics.failed(fault.code)
         logger.error("given up", task_id=record.task_id, tenant=record.tenant, fault=fault.message)
         raise Finished(fault.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from ..contract.record import Record
@@ -33,6 +34,8 @@ class Hold:
         self._records, self._stored, self._now = records, stored, now
         self._lock = threading.Lock()
         self.record = record
+        self.signed_at = time.monotonic()
+        """When the write of the last sign of life began, by this process's own clock."""
 
     @property
     def ended(self) -> bool:
@@ -42,14 +45,21 @@ class Hold:
     @property
     def lapsed(self) -> bool:
         """Whether heartbeats failed for a whole lease, so that another worker may already have the task."""
-        return self.record.lease is not None and self.record.lease.expires_at <= self._now()
+        lease = self.record.lease
+        if lease is None:
+            return False
+        if lease.seconds is None:
+            return lease.expires_at <= self._now()
+        return time.monotonic() - self.signed_at >= lease.seconds
 
     def move(self, move: Callable[[Record], Record]) -> None:
         """Applies ``move`` to the record and writes it. Raises LostRace if the task is no longer this attempt's, and
         ServiceFault.
         """
         with self._lock:
+            began = time.monotonic()
             self._write(move(self.record))
+            self.signed_at = began
 
     def _write(self, record: Record) -> None:
         try:

@@ -21,6 +21,7 @@ without a step saved beyond those that it began with. Whoever meets a task that 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..contract.record import (
@@ -50,11 +51,15 @@ from ..errors import (
 )
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from ..contract.request import GenerationRequest
     from ..settings import Settings
 
+MARGIN = 2.0
+"""Seconds that a lease of another's is believed beyond its end: S3's times are whole seconds, and its answers take a
+while.
+"""
 KEPT_ATTEMPTS = 50
 """Of a task that outlasts hundreds of hosts the last ones are told; ``attempt`` counts them all."""
 
@@ -124,9 +129,11 @@ def reject(task_id: str, fault: DarkroomError, now: datetime, keep: timedelta, t
     )
 
 
-def claim(record: Record, *, lease: Lease, now: datetime, request: GenerationRequest, model: ModelRef) -> Record:
+def claim(
+    record: Record, *, lease: Lease, now: datetime, age: float, request: GenerationRequest, model: ModelRef
+) -> Record:
     """The next attempt. Raises Finished on a terminal task, Held while another attempt's lease is alive."""
-    free = lapsed(record, now)
+    free = lapsed(record, now, age)
     return free.model_copy(
         update={
             "status": "processing",
@@ -141,17 +148,19 @@ def claim(record: Record, *, lease: Lease, now: datetime, request: GenerationReq
     )
 
 
-def lapsed(record: Record, now: datetime) -> Record:
+def lapsed(record: Record, now: datetime, age: float) -> Record:
     """The record as it would be, free to be claimed, one write later: an attempt that was not heard of again is over.
 
-    Raises Finished on a terminal task, Held while an attempt's lease is alive.
+    ``age``: seconds since the record was written, by S3's clock; ``now`` is only written down. Raises Finished on a
+    terminal task, Held while an attempt's lease is alive.
     """
     if record.status in TERMINAL:
         raise Finished(f"the task is {record.status}")
     if record.lease is None:
         return record.next()
-    if record.lease.expires_at > now:
-        raise Held(record.lease.expires_at, record.lease.message_id)
+    left = _seconds(record.lease, now, age) + MARGIN - age
+    if left > 0:
+        raise Held(now + timedelta(seconds=left), record.lease.message_id)
     return record.next(
         status="pending",
         attempts=_ended(record, now, "expired"),
@@ -160,6 +169,11 @@ def lapsed(record: Record, now: datetime) -> Record:
         lease=None,
         progress=None,
     )
+
+
+def _seconds(lease: Lease, now: datetime, age: float) -> float:
+    """How long the lease is believed from its last sign on. 0.1.0 did not tell, but when it ends by its own clock."""
+    return lease.seconds if lease.seconds is not None else (lease.expires_at - now).total_seconds() + age
 
 
 def over(record: Record, limits: Limits, now: datetime) -> DarkroomError | None:
@@ -224,12 +238,12 @@ def cancel(record: Record, *, now: datetime) -> Record:
     return _end(record, now, "cancelled", Cancelled("cancelled"))
 
 
-def exhaust(record: Record, *, now: datetime, fault: DarkroomError | None = None) -> Record:
+def exhaust(record: Record, *, now: datetime, age: float = 0.0, fault: DarkroomError | None = None) -> Record:
     """The end of a task that nobody will try again, for the reason that :func:`over` gave, or with its last fault.
 
     Raises Finished on a terminal one, Held while an attempt is alive: that one may still make it.
     """
-    free = lapsed(record, now)
+    free = lapsed(record, now, age)
     tried = f"{free.attempt} attempt{'' if free.attempt == 1 else 's'}"
     fault = fault or RetriesExhausted(f"given up after {tried}; the last fault: {_last_fault(free)}")
     return free.model_copy(update={"status": "failed", "completed_at": now, "lease": None, "error": error_info(fault)})
@@ -259,13 +273,13 @@ def release(
     )
 
 
-def expire(record: Record, *, now: datetime) -> Record:
+def expire(record: Record, *, now: datetime, age: float) -> Record:
     """Back to pending: its attempt was not heard of again, and another message is going to be sent.
 
     Raises Finished, Held, or LostRace where none was held.
     """
     _held(record)
-    free = lapsed(record, now)
+    free = lapsed(record, now, age)
     return free.model_copy(update={"sends": free.sends + 1})
 
 

@@ -21,7 +21,7 @@ from handler.contract.responses import ResultResponse, UploadResponse
 from handler.settings import Settings
 
 from ..forms import picture, send_form
-from ..support import CARD, DRAWS, Clock, PlainEngine, answer_of, http_event, record_of, sqs_event
+from ..support import CARD, DRAWS, Clock, PlainEngine, answer_of, http_event, lose_the_lease, record_of, sqs_event
 
 if TYPE_CHECKING:
     from handler.api.results import Status
@@ -226,7 +226,7 @@ def test_an_upload_that_goes_between_two_attempts_fails_the_task(
 ) -> None:
     """Also where the first attempt was never heard of again: its lease has run out, and its record says processing."""
     store.put_upload("upload-1", picture(), "image/png")
-    plain.between = lambda: clock.forward(settings.lease + 1)  # to S3 it is as if the worker had died
+    plain.between = lambda: lose_the_lease(generate, clock)  # as if the worker had died
     event = sqs_event(json.dumps({"prompt": "fox", "task_id": "mine", "image": "upload-1"}))
     generate.handle(event, None)
     plain.between = lambda: None

@@ -272,10 +272,12 @@ def test_slow_down_is_tried_again(scripted: TaskStore, clock: Clock) -> None:
     assert _Scripted.seen == ["PUT", "PUT", "PUT"]
 
 
-def test_access_denied_is_a_missing_task(scripted: TaskStore) -> None:
-    """Without ListBucket S3 does not tell a missing key from a forbidden one."""
-    _Scripted.script[:] = [(403, "AccessDenied")]
-    assert scripted.read("a") is None
+@pytest.mark.parametrize(("code", "status"), [("AccessDenied", 403), ("NoSuchBucket", 404)])
+def test_what_is_refused_is_no_missing_task(scripted: TaskStore, code: str, status: int) -> None:
+    """Every role may list the bucket, so a missing key is a 404 of its own."""
+    _Scripted.script[:] = [(status, code)]
+    with pytest.raises(ServiceFault):
+        scripted.read("a")
 
 
 def test_bad_credentials_are_no_missing_task(scripted: TaskStore) -> None:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FOX = '{"prompt": "fox", "task_id": "mine"}'
 MONTH = timedelta(days=30)
-HOUR = timedelta(hours=1)
 
 
 def exhausted(store: TaskStore, clock: Clock, task_id: str = "mine") -> Record:
@@ -62,10 +61,10 @@ def test_a_failed_task_gets_another_chance(
     redrive: Redrive, generate: Generate, store: TaskStore, queue: TaskQueue, clock: Clock
 ) -> None:
     held(store, clock, message_id="m")
-    clock.forward(61)
+    clock.forward(63)
     stored = store.read("mine")
     assert stored is not None
-    store.change(stored, moves.exhaust(Record.from_json(stored.body), now=clock()))
+    store.change(stored, moves.exhaust(record := Record.from_json(stored.body), now=clock(), age=clock.age(record)))
     again = redrive.one("mine")
     assert (again.status, again.error, again.completed_at) == ("pending", None, None)
     (message,) = queue.receive(wait=1)
@@ -174,7 +173,7 @@ def test_what_was_left_behind_goes_after_a_day(
     store.put_image(store.image_key("mine", 1, 0, "png"), b"image of an attempt that lost", "image/png")
     store.put_checkpoint("mine", b"steps")
     store.put_image(store.preview_key("mine"), b"a thumbnail", "image/jpeg")
-    later.forward(61)
+    later.forward(63)
     generate.handle(sqs_event(FOX), None)
     assert plain.drawn == ["fox"]
     store.put_checkpoint("mine", b"by one that was late")
@@ -275,9 +274,7 @@ def test_on_the_command_line(
     store.open("lost")
     store.create(lost)
     later.forward(10 * 24 * 3600)
-    monkeypatch.setattr(
-        "handler.care.rounds.build", lambda settings: Doctor(settings, store, queue, now=Clock(later() + HOUR))
-    )
+    later.forward(3600)
     code, shown = darkroom("doctor")
     assert code == 1
     assert "pending without a message" in shown

@@ -59,7 +59,7 @@ def test_a_task_without_tries_left_fails_with_its_last_fault(
 
 def test_a_task_whose_workers_all_died_says_so(letters: DeadLetters, store: TaskStore, clock: Clock) -> None:
     held(store, clock, message_id="m", tries=1)
-    clock.forward(61)
+    clock.forward(63)
     assert letters.handle(sqs_event(FOX, ids=["m"]), None) == CONSUMED
     record = record_of(store, "mine")
     assert record.error is not None
@@ -74,7 +74,7 @@ def test_a_task_with_tries_left_goes_back(
     monkeypatch.setattr("handler.care.deadletters.SEND_AGAIN_AFTER", 0)
     letters = DeadLetters(settings, store, dead_queue, queue, now=clock)
     held(store, clock, message_id="m")
-    clock.forward(61)
+    clock.forward(63)
     assert letters.handle(sqs_event(FOX, ids=["m"]), None) == CONSUMED
     record = record_of(store, "mine")
     assert (record.status, record.tries, record.sends) == ("pending", 1, 1)
@@ -94,7 +94,7 @@ def test_a_living_attempt_is_waited_for(
     assert letters.handle(event_of(message), None) == stays(message.message_id)
     time.sleep(1.5)
     assert dead_queue.receive(wait=0) == []  # hidden until the lease ends
-    clock.forward(61)
+    clock.forward(63)
     assert letters.handle(event_of(message), None) == CONSUMED
     assert record_of(store, "mine").status == "pending"
 

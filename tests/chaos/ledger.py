@@ -34,8 +34,7 @@ class Ledger:
                 self.expect(write.writer == holder, f"{write.writer} wrote what {holder or 'nobody'} held", new)
             self.expect(new.attempt - old.attempt in {0, 1}, "attempts were skipped", new)
             if old.lease and new.attempt > old.attempt:
-                own_time = new.started_at or new.created_at
-                self.expect(old.lease.expires_at <= own_time, f"claimed while {holder} held it", new)
+                self.expect(write.age >= (old.lease.seconds or 0), f"claimed while {holder} held it", new)
         if new.status == "completed":
             self.expect(new.task_id not in self.completed, "completed twice", new)
             self.expect(all(f"/{new.attempt}/" in one.key for one in new.images), "another attempt's images", new)

@@ -26,6 +26,8 @@ class Written:
     old: Record | None
     new: Record
     writer: str
+    age: float = 0.0
+    """Of the old record, by the store's own clock."""
 
 
 class MemoryStore:
@@ -36,6 +38,8 @@ class MemoryStore:
         self._versions = 0
         self._seen = seen
         self.fault: Trouble = "none"
+        self.clock: Callable[[], float] = lambda: 0.0
+        self._written: dict[str, float] = {}
         self.writer = ""
         self.checkpoints: set[str] = set()
         self.tenant: str | None = None
@@ -60,7 +64,16 @@ class MemoryStore:
     def change(self, stored: Stored, record: Document) -> Stored:
         return self._put(record, stored.etag)
 
-    def index(self, record: Document) -> None:
+    def age(self, stored: Stored) -> float:
+        return self.clock() - self._written[stored.etag]
+
+    def open(self, task_id: str) -> None:
+        """Nobody reads the list here."""
+
+    def close(self, task_id: str) -> None:
+        """Nobody reads the list here."""
+
+    def announce(self, record: Document) -> None:
         """May lag."""
 
     def read_reports(self) -> list[HealthReport]:
@@ -85,8 +98,10 @@ class MemoryStore:
         new = Record.from_json(record.to_json())  # as S3 would keep it: through JSON
         self._versions += 1
         stored = Stored(record.to_json(), f"version-{self._versions}")
+        self._written[stored.etag] = self.clock()
         self._objects[record.task_id] = stored
-        self._seen(Written(Record.from_json(there.body) if there else None, new, self.writer))
+        age = self.age(there) if there else 0.0
+        self._seen(Written(Record.from_json(there.body) if there else None, new, self.writer, age))
         if fault == "after":
             raise ServiceFault("done, and the answer is lost")
         return stored

@@ -91,6 +91,7 @@ class Life(RuleBasedStateMachine):
     def begin(self) -> None:
         self.clock, self.ids, self.ledger = Clock(), 0, Ledger()
         self.store = MemoryStore(self.ledger.seen)
+        self.store.clock = self.seconds
         self.queue = MemoryQueue(self.seconds)
         self.workers = [self.worker(number) for number in range(3)]
         store, queue = cast("Any", self.store), cast("Any", self.queue)
@@ -275,7 +276,7 @@ class Life(RuleBasedStateMachine):
             return
         self.store.fault = fault
         try:
-            expired = moves.expire(record, now=self.clock())
+            expired = moves.expire(record, now=self.clock(), age=self.store.age(stored))
             self.store.change(stored, expired)
             self.queue.send(expired.pointer())
         except DarkroomError:

@@ -48,13 +48,15 @@ ARNS = {
 }
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 TRACES = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+MISSING = {"s3:ListBucket"}
+"""Without it S3 answers 403 for a missing key (its API reference, "GetObject: permissions"); no request shows that."""
 POLLS = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 BY_LAMBDA = {
-    "generate": LOGS | TRACES | POLLS,
-    "submit": LOGS | TRACES,
-    "status": LOGS | TRACES,
-    "deadletter": LOGS | TRACES | POLLS,
-    "doctor": LOGS | TRACES,
+    "generate": LOGS | TRACES | POLLS | MISSING,
+    "submit": LOGS | TRACES | MISSING,
+    "status": LOGS | TRACES | MISSING,
+    "deadletter": LOGS | TRACES | POLLS | MISSING,
+    "doctor": LOGS | TRACES | MISSING,
 }
 """What Lambda itself does in a role's name: "Defining Lambda function permissions with an execution role", "Configuring
 an SQS event source: execution role permissions" and "Visualize Lambda function invocations with X-Ray" in its guide."""

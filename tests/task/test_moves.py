@@ -34,7 +34,7 @@ def claimed(record: Record, clock: Clock, owner: str = "w") -> Record:
     assert record.request is not None
     request = CARD.resolve(record.request)
     lease = Lease(owner=owner, expires_at=clock() + LEASE, message_id="m")
-    return moves.claim(record, lease=lease, now=clock(), request=request, model=MODEL)
+    return moves.claim(record, lease=lease, now=clock(), age=clock.age(record), request=request, model=MODEL)
 
 
 def completed(record: Record, clock: Clock) -> Record:
@@ -75,12 +75,13 @@ def test_a_live_lease_holds(clock: Clock) -> None:
     clock.forward(59)
     with pytest.raises(Held) as held:
         claimed(record, clock, "other")
-    assert held.value.until == record.lease.expires_at if record.lease else False
+    assert record.lease is not None
+    assert held.value.until == record.lease.expires_at + timedelta(seconds=moves.MARGIN)
 
 
 def test_a_lease_that_ran_out_does_not(clock: Clock) -> None:
     record = claimed(pending(clock), clock)
-    clock.forward(60)
+    clock.forward(60 + moves.MARGIN)
     again = claimed(record, clock, "other")
     assert again.attempt == 2
     assert again.lease is not None
@@ -120,7 +121,7 @@ def test_what_became_of_each_attempt_is_kept(clock: Clock) -> None:
     record = moves.release(record, now=clock(), fault=Internal("S3 is slow"))
     record = moves.release(claimed(record, clock, "b"), now=clock(), fault=Suspended("the worker stops"))
     record = claimed(record, clock, "c")
-    clock.forward(61)
+    clock.forward(63)
     record = completed(claimed(record, clock, "d"), clock)
     told = [(one.number, one.owner, one.outcome, one.code) for one in record.attempts]
     assert told == [
@@ -129,7 +130,7 @@ def test_what_became_of_each_attempt_is_kept(clock: Clock) -> None:
         (3, "c", "expired", None),
         (4, "d", "completed", None),
     ]
-    assert record.attempts[2].ended_at - record.attempts[2].started_at == timedelta(seconds=61)
+    assert record.attempts[2].ended_at - record.attempts[2].started_at == timedelta(seconds=63)
 
 
 def test_of_many_attempts_the_last_ones_are_told(clock: Clock) -> None:
@@ -142,12 +143,12 @@ def test_of_many_attempts_the_last_ones_are_told(clock: Clock) -> None:
 
 def test_a_task_expires_when_its_lease_has(clock: Clock) -> None:
     with pytest.raises(LostRace):
-        moves.expire(pending(clock), now=clock())
+        moves.expire(pending(clock), now=clock(), age=clock.age(pending(clock)))
     record = claimed(pending(clock), clock)
     with pytest.raises(Held):
-        moves.expire(record, now=clock())
-    clock.forward(60)
-    expired = moves.expire(record, now=clock())
+        moves.expire(record, now=clock(), age=clock.age(record))
+    clock.forward(60 + moves.MARGIN)
+    expired = moves.expire(record, now=clock(), age=clock.age(record))
     assert (expired.status, expired.lease, expired.queued_at) == ("pending", None, clock())
     with pytest.raises(LostRace):
         moves.requeue(record, now=clock())
@@ -157,7 +158,7 @@ def test_a_task_expires_when_its_lease_has(clock: Clock) -> None:
 def test_a_living_attempt_is_not_exhausted(clock: Clock) -> None:
     record = claimed(pending(clock), clock)
     with pytest.raises(Held) as held:
-        moves.exhaust(record, now=clock())
+        moves.exhaust(record, now=clock(), age=clock.age(record))
     assert held.value.message_id == "m"
 
 
@@ -167,7 +168,7 @@ def test_whatever_happens_the_record_holds_together(chosen: list[str]) -> None:
     record = pending(clock)
     for move in chosen:
         before = record
-        clock.forward(61 if move == "wait" else 1)
+        clock.forward(63 if move == "wait" else 1)
         try:
             if move == "claim":
                 record = claimed(record, clock)
@@ -180,7 +181,8 @@ def test_whatever_happens_the_record_holds_together(chosen: list[str]) -> None:
             elif move == "complete":
                 record = completed(record, clock)
             elif move in {"expire", "requeue", "exhaust", "cancel"}:
-                record = getattr(moves, move)(record, now=clock())
+                own = {"age": clock.age(record)} if move in {"expire", "exhaust"} else {}
+                record = getattr(moves, move)(record, now=clock(), **own)
         except (Finished, Held, LostRace):
             assert record is before
         if record is not before:

@@ -20,7 +20,7 @@ from handler.generate import app, handle
 from handler.task import moves
 from handler.work.serving import Generate
 
-from ..support import Clock, PlainEngine, event_of, held, record_of, sqs_event
+from ..support import Clock, PlainEngine, event_of, held, lose_the_lease, record_of, sqs_event
 
 if TYPE_CHECKING:
     from handler.api.submission import Submit
@@ -145,7 +145,7 @@ def test_a_task_that_another_worker_holds_comes_back_when_its_lease_ends(
     event["Records"][0]["receiptHandle"] = message.receipt_handle
     assert generate.handle(event, None) == back(message.message_id)
     assert plain.drawn == []
-    clock.forward(61)
+    clock.forward(63)
     assert generate.handle(event, None) == CONSUMED
     record = record_of(store, "mine")
     assert (record.status, record.attempt) == ("completed", 2)
@@ -181,7 +181,7 @@ def test_an_attempt_whose_lease_ran_out_stops_by_itself(
     def slow_step() -> None:
         steps.append(1)
         if len(steps) == 2:
-            clock.forward(61)
+            lose_the_lease(generate, clock)
 
     plain.between = slow_step
     generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine"}'), None)
