@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from . import dtypes, engine, loading, overhead, servers, startup, weight
+from . import dtypes, engine, loading, overhead, rounds, servers, startup, weight
 
 BENCHMARKS = {
     "startup": startup.main,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "dtypes": dtypes.main,
     "overhead": overhead.main,
     "loading": loading.main,
+    "rounds": rounds.main,
     "servers": servers.main,
     "weight": weight.main,
 }

@@ -88,7 +88,10 @@ def operation(method: str, path: str, target: str, answer: bytes) -> str:
         name = target.replace("AmazonSQS.", "SQS ")
         return EMPTY if name == "SQS ReceiveMessage" and b'"Messages"' not in answer else name
     key = "/".join(path.split("/")[2:])
-    kinds = {"index": key.startswith("index/"), "health": key.startswith("health/"), "record": key.endswith(".json")}
+    if method == "POST" and not key:
+        return "S3 DELETE object"  # obstore deletes by DeleteObjects, a list of one
+    kinds = {kind: key.startswith(f"{kind}/") for kind in ("index", "open", "health")}
+    kinds |= {"record": key.endswith(".json")}
     return f"S3 {method} {next((kind for kind, fits in kinds.items() if fits), 'image' if key else 'bucket')}"
 
 

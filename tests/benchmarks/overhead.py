@@ -36,10 +36,17 @@ if TYPE_CHECKING:
 TASKS, COUNTED = 20, 5
 SHORT, LONG = {"num_inference_steps": 8}, {"num_inference_steps": 200, "width": 96, "height": 96}
 PIPELINES_OWN = ("text", "denoise", "decode")
-MOST_MS = 40
-MOST_REQUESTS = {"SQS": 8, "HTTP": 9}
+MOST_MS = 30
+MOST_REQUESTS = {"SQS": 10, "HTTP": 11}
 PRICES_OF = "us-east-1, November 2026"
-PRICES = {"S3 PUT": 0.005 / 1000, "S3 LIST": 0.005 / 1000, "S3 GET": 0.0004 / 1000, "SQS": 0.40 / 1_000_000}
+PRICES = {
+    "S3 DELETE": 0.0,
+    "S3 HEAD": 0.0004 / 1000,
+    "S3 PUT": 0.005 / 1000,
+    "S3 LIST": 0.005 / 1000,
+    "S3 GET": 0.0004 / 1000,
+    "SQS": 0.40 / 1_000_000,
+}
 """Dollars a request: S3 Standard; a standard queue, beyond the free first million a month."""
 NOT_A_TASKS = (EMPTY, HEALTH)
 

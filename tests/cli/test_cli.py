@@ -26,7 +26,8 @@ EVENT = Path(__file__).parents[1] / "events" / "sqs.json"
 
 
 def darkroom(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "dumb"}
+    # MAX_BATCH: how many tasks at a time are worth it is measured elsewhere, once.
+    base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "dumb", "MAX_BATCH": "2"}
     command = [sys.executable, "-m", "handler.cli.main", *arguments]
     return subprocess.run(command, env={**base, **environ}, capture_output=True, text=True, timeout=120, check=False)
 
