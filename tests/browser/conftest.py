@@ -95,7 +95,7 @@ class Service:
 def server() -> Iterator[Service]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environ |= {"PYTHONPATH": str(ROOT), "BEAT_EVERY": "0.3"}
-    command = [sys.executable, "-c", "from handler.cli import main; main()", "serve", "--port", "0"]
+    command = [sys.executable, "-c", "from handler.cli.main import main; main()", "serve", "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert process.stderr is not None
     said: list[bytes] = []
