@@ -31,6 +31,12 @@ class Beating:
     def extend_visibility(self) -> None:
         self.hides += 1
 
+    def keep(self) -> None:
+        """Keeps nothing."""
+
+    def stuck(self) -> float | None:
+        return None
+
     def suspend_by(self, finish_by: float) -> None:
         self.wound_up.append(finish_by)
 
