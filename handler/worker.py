@@ -135,8 +135,7 @@ class Worker:
         """To its container, unless it is broken or SQS did not answer the last poll; and to the API's health."""
         if self._app.broken is None and self._poller.answered:
             liveness.touch(self._alive_file)
-        if self._capacity:  # while it loads, the model's lock is taken
-            self._app.renew()
+        self._app.renew()
 
     def _serve(self, message: Message) -> None:
         try:

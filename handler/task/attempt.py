@@ -129,6 +129,11 @@ class Attempt:
         """Suspends the task before its next step unless it will be done by ``finish_by`` (time.monotonic)."""
         self.budget.suspend_by(finish_by)
 
+    @property
+    def signs(self) -> tuple[Callable[[], None], ...]:
+        """``keep`` apart from ``beat``: what fails or hangs there costs no lease."""
+        return (self.beat, self.keep)
+
     def stuck(self) -> float | None:
         """Seconds without a step, once these are too many."""
         return self.budget.stuck()
@@ -156,14 +161,8 @@ class Attempt:
             # Raised, it would end the heartbeat's thread, and every attempt would lose its lease.
             logger.exception("a heartbeat broke", task_id=self.record.task_id)
 
-    def extend_visibility(self) -> None:
-        """Apart from ``beat``, so that a slow SQS delays no write to S3."""
-        self.hidden.extend_visibility()
-
     def keep(self) -> None:
-        """Writes a checkpoint when due, and the preview, which the next sign of life names. Apart from ``beat``: what
-        fails or hangs here costs neither the lease nor the other. Never raises.
-        """
+        """Writes a checkpoint when due, and the preview, which the next sign of life names. Never raises."""
         if self.hold.ended or self._stop is not None:
             return
         if self.saved.due:

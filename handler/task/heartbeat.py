@@ -22,28 +22,27 @@ JITTER = 0.2
 """Random part of the time between two heartbeats, so that workers that started together do not stay in step."""
 MOST_CALLS = 192
 """Threads: three calls for each of the most tasks that a worker may have."""
-CALLS = frozenset({"beat", "extend_visibility", "keep"})
 RELEASE_WITHIN = 4.0
 """Seconds for which a process that ends waits for what it gives back. A snapshot on a lost device may never return."""
 
 
 class Watched(Protocol):
-    """What the heartbeat looks after. None of these raise, but for ``stuck`` each may take its time."""
+    """What the heartbeat looks after. None of it raises."""
+
+    @property
+    def signs(self) -> tuple[Callable[[], None], ...]:
+        """The calls to be made again and again, each apart from the others, for each may take its time."""
 
     def stuck(self) -> float | None:
         """Seconds without a step, once these are too many; then it gets no more signs of life."""
 
-    def beat(self) -> None: ...
-    def extend_visibility(self) -> None: ...
-    def keep(self) -> None: ...
     def suspend_by(self, finish_by: float) -> None: ...
     def release_now(self, fault: DarkroomError | None = None) -> None: ...
 
 
 class Hidden:
-    """A received message that is kept hidden, a ``lease`` (seconds) at a time, until it is given back.
-
-    Watched by itself while its task waits for the model or for a place.
+    """A received message that is kept hidden, a ``lease`` (seconds) at a time, while it is watched, until it is given
+    back.
     """
 
     def __init__(self, queue: TaskQueue, message: Message, lease: float) -> None:
@@ -82,14 +81,12 @@ class Hidden:
     def release_now(self, fault: DarkroomError | None = None) -> None:  # noqa: ARG002
         self.show(0)
 
+    @property
+    def signs(self) -> tuple[Callable[[], None], ...]:
+        return (self.extend_visibility,)
+
     def stuck(self) -> float | None:
         return None
-
-    def beat(self) -> None:
-        """Holds no task."""
-
-    def keep(self) -> None:
-        """Has nothing to keep."""
 
     def suspend_by(self, finish_by: float) -> None:
         """Whoever waits looks for itself whether the worker stops."""
@@ -98,7 +95,7 @@ class Hidden:
 @dataclass
 class _Turns:
     due: float
-    busy: set[str] = field(default_factory=set)
+    busy: set[Callable[[], None]] = field(default_factory=set)
 
 
 class Heartbeat:
@@ -161,7 +158,10 @@ class Heartbeat:
         """Checkpoints and releases all attempts in parallel; returns once done, ``within`` so many seconds."""
         with self._changed:
             held = list(self._attempts)
-        wait([self._calls.submit(attempt.release_now) for attempt in held], timeout=within)
+        messages = [one for one in held if isinstance(one, Hidden)]
+        attempts = [one for one in held if not isinstance(one, Hidden)]
+        for each in (attempts, messages):  # who receives the message finds its task released
+            wait([self._calls.submit(one.release_now) for one in each], timeout=within / 2)
 
     def _run(self) -> None:
         while True:
@@ -172,12 +172,12 @@ class Heartbeat:
                 due = self._take_due()
             if due:
                 self._calls.submit(self._on_turn)
-            for attempt, kind in due:
-                self._calls.submit(self._sign, attempt, kind)
+            for attempt, sign in due:
+                self._calls.submit(self._sign, attempt, sign)
 
-    def _take_due(self) -> list[tuple[Watched, str]]:
+    def _take_due(self) -> list[tuple[Watched, Callable[[], None]]]:
         now = time.monotonic()
-        due: list[tuple[Watched, str]] = []
+        due: list[tuple[Watched, Callable[[], None]]] = []
         for attempt, turns in self._attempts.items():
             if turns.due > now:
                 continue
@@ -186,19 +186,19 @@ class Heartbeat:
                 self._calls.submit(self._on_stuck, attempt, seconds)
                 continue
             turns.due = now + self.pause()
-            free = CALLS - turns.busy
-            turns.busy |= free
-            due += [(attempt, kind) for kind in sorted(free)]
+            free = [sign for sign in attempt.signs if sign not in turns.busy]
+            turns.busy.update(free)
+            due += [(attempt, sign) for sign in free]
         return due
 
     def pause(self) -> float:
         """Seconds until the next heartbeat: ``every``, give or take JITTER."""
         return self._every * (1 + JITTER * (2 * self._chance() - 1))
 
-    def _sign(self, attempt: Watched, kind: str) -> None:
+    def _sign(self, attempt: Watched, sign: Callable[[], None]) -> None:
         try:
-            getattr(attempt, kind)()
+            sign()
         finally:
             with self._changed:
                 if turns := self._attempts.get(attempt):
-                    turns.busy.discard(kind)
+                    turns.busy.discard(sign)

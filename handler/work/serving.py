@@ -12,7 +12,7 @@ import random
 import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..aws.metrics import Metrics
@@ -47,7 +47,7 @@ from .developing import AttemptRunner
 from .lazy_engine import LazyEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from ..aws.queue import Message
@@ -115,8 +115,12 @@ class Generate:
         """Serves the messages of a Lambda SQS event in parallel. Returns those to retry as ``batchItemFailures``."""
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 if context else float("inf")
         messages = messages_of(event)
-        served = [self.threads.submit(self.serve, message, deadline) for message in messages]
-        self._see_to_the_end(served, deadline)
+        with (
+            ExitStack() as hidden
+        ):  # until the end, also what is done before the others are: Lambda deletes all at once
+            deliveries = [hidden.enter_context(self._received(message, deadline)) for message in messages]
+            served = [self.threads.submit(self._served, delivery) for delivery in deliveries]
+            self._see_to_the_end(served, deadline)
         return partial_response(messages, [one.done() and one.result() for one in served])
 
     def _see_to_the_end(self, served: list[Future[bool]], deadline: float) -> None:
@@ -147,28 +151,40 @@ class Generate:
         self._stopping = True
         self._heartbeat.release_all()
 
-    def serve(self, message: Message, deadline: float = float("inf")) -> bool:
-        """Serves one message in this thread, until ``deadline`` (time.monotonic) at most.
+    def serve(self, message: Message) -> bool:
+        """Serves one message in this thread.
 
         True: the message can be deleted, because its task has ended or another message stands for it. False: it stays
-        in the queue, its visibility timeout set. Log lines carry the message, its trace, its tenant and its task.
+        in the queue, its visibility timeout set.
         """
+        with self._received(message, float("inf")) as delivery:
+            return self._served(delivery)
+
+    @contextmanager
+    def _received(self, message: Message, deadline: float) -> Iterator[Delivery]:
+        """Keeps a message hidden while the block runs, until it is given back."""
+        delivery = Delivery(message, deadline, Hidden(self._queue, message, self._lease), self._chance)
+        with self._heartbeat.watching(delivery.hidden):
+            yield delivery
+
+    def _served(self, delivery: Delivery) -> bool:
+        """As ``serve``, until the delivery's deadline. Log lines carry message, trace, tenant and task."""
+        message = delivery.message
         logger.thread_safe_append_keys(message_id=message.message_id, trace_id=message.trace, tenant=message.tenant)
         try:
-            self._serve(message, deadline)
+            self._serve(delivery)
         except Returned:
             return False
         finally:
             logger.thread_safe_clear_keys()
         return True
 
-    def _serve(self, message: Message, deadline: float) -> None:
-        delivery = Delivery(message, deadline, Hidden(self._queue, message, self._lease), self._chance)
+    def _serve(self, delivery: Delivery) -> None:
+        message = delivery.message
         if delivery.left < float("inf"):
             delivery.hidden.hide()  # under Lambda the queue's own time is the whole invocation's, and longer
         try:
-            with self._heartbeat.watching(delivery.hidden):
-                engine = self.engine()
+            engine = self.engine()
         except ModelUnavailable as fault:
             self._claims.record_pending(message)
             delivery.give_back(fault)
@@ -231,9 +247,7 @@ class Generate:
         message = delivery.message
         delivery.attempt = None
         with ExitStack() as slot:
-            with self._heartbeat.watching(delivery.hidden):
-                refused = self._take_place(delivery, engine, slot)
-            if refused is not None:
+            if (refused := self._take_place(delivery, engine, slot)) is not None:
                 delivery.give_back(refused, after=0)
             began = time.perf_counter()
             admission = Admission(delivery, self._costs, engine.card, self._now())

@@ -31,8 +31,9 @@ class Beating:
     def extend_visibility(self) -> None:
         self.hides += 1
 
-    def keep(self) -> None:
-        """Keeps nothing."""
+    @property
+    def signs(self) -> tuple[Callable[[], None], ...]:
+        return (self.beat, self.extend_visibility)
 
     def stuck(self) -> float | None:
         return None
