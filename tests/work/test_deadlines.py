@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from handler.aws.store import TaskStore
     from handler.settings import Settings
 
+pytestmark = pytest.mark.slow
 CONSUMED: dict[str, object] = {"batchItemFailures": []}
 PIXELS = 64 * 64
 BODY = '{"prompt": "fox", "num_inference_steps": 8, "task_id": "mine"}'

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from handler.engine import Observer
     from handler.settings import Settings
 
+pytestmark = pytest.mark.slow
 CONSUMED: dict[str, object] = {"batchItemFailures": []}
 BODY = '{"prompt": "fox", "num_inference_steps": 8, "task_id": "mine"}'
 
