@@ -185,6 +185,8 @@ class Attempt:
 
     def save(self) -> int:
         """Writes the checkpoint; returns its size in bytes, 0 if there is nothing to save. Raises ServiceFault."""
+        if self.hold.ended:
+            return 0  # released in the middle of a step: by now the checkpoint may be the next attempt's
         return self.saved.save(self._running, self._step)
 
     def upload(self, index: int, image: EncodedImage) -> Image:

@@ -25,6 +25,9 @@ MOST_CALLS = 192
 RELEASE_WITHIN = 4.0
 """Seconds for which a process that ends waits for what it gives back. A snapshot on a lost device may never return."""
 
+LEAST_WAIT = 0.3
+"""Seconds of it for the messages, however long the tasks took."""
+
 
 class Watched(Protocol):
     """What the heartbeat looks after. None of it raises."""
@@ -160,8 +163,10 @@ class Heartbeat:
             held = list(self._attempts)
         messages = [one for one in held if isinstance(one, Hidden)]
         attempts = [one for one in held if not isinstance(one, Hidden)]
+        ends = time.monotonic() + within
         for each in (attempts, messages):  # who receives the message finds its task released
-            wait([self._calls.submit(one.release_now) for one in each], timeout=within / 2)
+            released = [self._calls.submit(one.release_now) for one in each]
+            wait(released, timeout=max(LEAST_WAIT, ends - time.monotonic()))
 
     def _run(self) -> None:
         while True:

@@ -39,7 +39,7 @@ from ..logs import logger
 from ..task.attempt import NO_PLACE
 from ..task.budget import RESERVE, Costs, size_of
 from ..task.claims import Claims
-from ..task.heartbeat import Heartbeat, Hidden
+from ..task.heartbeat import RELEASE_WITHIN, Heartbeat, Hidden
 from ..task.messages import Asked, asked_by
 from .admission import Admission, Admitted
 from .delivery import Delivery, Returned
@@ -115,9 +115,7 @@ class Generate:
         """Serves the messages of a Lambda SQS event in parallel. Returns those to retry as ``batchItemFailures``."""
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 if context else float("inf")
         messages = messages_of(event)
-        with (
-            ExitStack() as hidden
-        ):  # until the end, also what is done before the others are: Lambda deletes all at once
+        with ExitStack() as hidden:  # until all are served: Lambda deletes none before
             deliveries = [hidden.enter_context(self._received(message, deadline)) for message in messages]
             served = [self.threads.submit(self._served, delivery) for delivery in deliveries]
             self._see_to_the_end(served, deadline)
@@ -135,7 +133,7 @@ class Generate:
         if left and self._heartbeat.drawing:
             self._broke(WorkerBroken("a task outlasted its invocation"))
         if left:
-            self._heartbeat.release_all(LAST_SECONDS / 2)
+            self._heartbeat.release_all(min(RELEASE_WITHIN, max(0.0, deadline - time.monotonic() - 0.5)))
 
     def suspend(self, finish_within: float = 0.0) -> None:
         """Stops work before the host goes: tasks that will be done within ``finish_within`` seconds are finished, the
