@@ -110,6 +110,12 @@ class Settings:
     max_task_seconds: float = _setting(
         0.0, "Seconds of drawing, over all attempts, after which a task fails; `0`: any number", least=0, most=10**7
     )
+    step_limit: float = _setting(
+        120.0,
+        "Seconds without a step, or 20 times the usual ones if that is more, after which a worker counts as broken",
+        least=1,
+        most=24 * 3600,
+    )
     stuck_after: float = _setting(
         900.0, "Seconds without a move after which `doctor` looks at a task", least=60, most=14 * 24 * 3600
     )

@@ -121,12 +121,21 @@ class Worker:
         return None
 
     def _wait_for_slot(self) -> int:
-        """Waits for a free slot and returns how many there are; 0 once stopped. Touches ``ALIVE_FILE`` meanwhile."""
-        with self._free:
+        """Waits for a free slot and returns how many there are; 0 once stopped. Tells meanwhile that it is alive."""
+        while True:
+            self._tell_alive()
+            with self._free:
+                self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity, POLL_SECONDS)
+                if self._stop.is_set():
+                    return 0
+                if self._running < self._capacity:
+                    return self._capacity - self._running
+
+    def _tell_alive(self) -> None:
+        """To its container, unless it is broken or SQS did not answer the last poll; and to the API's health."""
+        if self._app.broken is None and self._poller.answered:
             liveness.touch(self._alive_file)
-            while not self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity, POLL_SECONDS):
-                liveness.touch(self._alive_file)
-            return 0 if self._stop.is_set() else self._capacity - self._running
+        self._app.renew()
 
     def _serve(self, message: Message) -> None:
         try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,10 +15,12 @@ from handler.contract.record import Lease, ModelRef, Record
 from handler.contract.request import GenerationRequest
 from handler.engine import Developed, EncodedImage
 from handler.engine.imaging import encode_image
+from handler.engine.slots import Slots
 from handler.task import moves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from handler.aws.queue import Message
     from handler.aws.store import TaskStore
@@ -85,23 +85,24 @@ class Halfway:
 
 @dataclass
 class PlainEngine:
-    """Draws squares in the seed's colour. ``between`` runs at every step; ``fault`` is raised in place of a picture."""
+    """Draws squares in the seed's colour. ``between`` runs at every step, ``decoding`` after the last;
+    ``fault`` is raised in place of a picture.
+    """
 
     card: ModelCard = CARD
     load_seconds: float = 0.25
     capacity: int = 4
     measured: Measured | None = None
     between: Callable[[], None] = nothing
+    decoding: Callable[[], None] = nothing
     fault: BaseException | None = None
     drawn: list[str] = field(default_factory=list)
     resumed: list[bytes] = field(default_factory=list)
     given: list[bytes] = field(default_factory=list)
-    _places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(4))
+    _slots: Slots = field(default_factory=Slots)
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        with self._places:
-            yield
+    def slot(self, timeout: float | None = None, *, alone: bool = False) -> AbstractContextManager[None]:
+        return self._slots.hold(self.capacity, timeout, alone=alone)
 
     def develop(
         self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
@@ -115,6 +116,9 @@ class PlainEngine:
             self.between()
         if self.fault is not None:
             raise self.fault
+        if (all_drawn := getattr(observer, "all_drawn", None)) is not None:
+            all_drawn(steps)
+        self.decoding()
         self.drawn.append(request.prompt)
         size = (request.width or 64, request.height or 64)
         pictures = [Image.new("RGB", size, (seed % 256, 100, 50)) for seed in request.seeds()]

@@ -41,6 +41,9 @@ class Observer(Protocol):
     def at_step(self, step: int, steps: int) -> None:
         """Called before each step: ``step`` of ``steps`` denoiser calls are done. An exception stops the task."""
 
+    # An observer that has ``all_drawn(steps)`` is asked, too, once all steps are done or were taken from a checkpoint:
+    # an exception stops the task before its decode.
+
 
 @dataclass(frozen=True)
 class Developed:
@@ -83,8 +86,12 @@ class Engine(Protocol):
     measured: Measured | None
     """Speed measured while loading; None if the model's default steps or size are unknown."""
 
-    def slot(self) -> AbstractContextManager[None]:
-        """Blocks until one of the ``capacity`` slots is free and holds it. A task is claimed only inside a slot."""
+    def slot(self, timeout: float | None = None, *, alone: bool = False) -> AbstractContextManager[None]:
+        """Blocks until one of the ``capacity`` slots is free and holds it. A task is claimed only inside a slot.
+
+        ``alone``: waits until nothing else runs, and keeps others out. Entering it raises TimeoutError after
+        ``timeout`` seconds.
+        """
 
     def develop(
         self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""

@@ -40,6 +40,7 @@ class TaskCalls:
 
     def __init__(self, batcher: Batcher, pipe: Any, observer: Observer, saved: SavedOutputs) -> None:
         self._batcher, self._pipe, self._observer, self.saved = batcher, pipe, observer, saved
+        self._all_drawn: Callable[[int], None] | None = getattr(observer, "all_drawn", None)
         self._others: list[Batcher] = []
         self._outputs: list[Any] = []
         self._savable = True
@@ -67,6 +68,8 @@ class TaskCalls:
         self._keep(output)
         self._seen = (args, kwargs)
         self.last = time.perf_counter()
+        if self._all_drawn is not None and done + 1 >= self._steps():
+            self._all_drawn(done + 1)
         return output
 
     def through_controlnet(self, batcher: Batcher) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:

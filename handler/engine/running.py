@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsafeContent
 from ..logs import logger
 from . import Developed, EncodedImage
 from .calls import SavedOutputs, TaskCalls
+from .slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from PIL.Image import Image
 
@@ -49,20 +49,10 @@ class PipelineEngine:
         self.previewer: LatentPreviewer | None = None
         self._tokenizing = threading.Lock()
         self._weights = compute.run(lambda: weights_of(self.batcher.denoiser))
-        self._slots = threading.Condition()
-        self._taken = 0
+        self._slots = Slots()
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        with self._slots:
-            self._slots.wait_for(lambda: self._taken < self.capacity)
-            self._taken += 1
-        try:
-            yield
-        finally:
-            with self._slots:
-                self._taken -= 1
-                self._slots.notify()
+    def slot(self, timeout: float | None = None, *, alone: bool = False) -> AbstractContextManager[None]:
+        return self._slots.hold(self.capacity, timeout, alone=alone)
 
     def develop(
         self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""

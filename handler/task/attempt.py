@@ -7,10 +7,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ..contract.record import Image, Progress, Record, Timings
-from ..errors import DarkroomError, LostRace, ServiceFault, Suspended
+from ..errors import DarkroomError, LostRace, ServiceFault, Suspended, WorkerBroken
 from ..logs import logger
 from . import moves
 from .budget import Budget
+from .heartbeat import Hidden
 from .hold import Hold
 from .saved import SavedSteps
 
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
     from ..engine import EncodedImage, Running
     from ..settings import Settings
 
+BROKE = "its worker broke: "
+"""How the record tells of an attempt that ended with its worker."""
+NO_PLACE = "no place was free before the deadline"
+"""How it tells of one that ended before it drew anything."""
+
 
 class Attempt:
     """One attempt: the engine's Observer, and what the heartbeat calls.
 
-    Made of three parts: ``hold`` (the record and its lease), ``budget`` (time), ``saved`` (checkpoints).
+    Made of four parts: ``hold`` (the record and its lease), ``budget`` (time), ``saved`` (checkpoints), ``hidden`` (the
+    message).
     """
 
     def __init__(
@@ -45,15 +52,16 @@ class Attempt:
         upload: Upload | None = None,
     ) -> None:
         self._limits = moves.Limits.of(settings)
-        self._store, self._queue, self._now, self._message = store, queue, now, message
+        self._store, self._now = store, now
         self.input = upload
         self.hold = Hold(store, stored, record, now)
-        self.budget = Budget(deadline, self._seconds_left(record))
+        self.hidden = Hidden(queue, message, settings.lease)
+        self.budget = Budget(deadline, self._seconds_left(record), step_limit=settings.step_limit)
         self.saved = SavedSteps(store, record.task_id, may_exist=record.attempt > 1, every=settings.checkpoint_every)
         self._lease = timedelta(seconds=settings.lease)
         self._previews = settings.previews
-        self._previewed = False
-        self._hidden_at = now()
+        self._preview: str | None = None
+        self._troubled: set[str] = set()
         self._stop: DarkroomError | None = None
         self._began_at: int | None = None
         self._step = 0
@@ -76,8 +84,19 @@ class Attempt:
         """Steps that this attempt computed and that no checkpoint holds."""
         return max(0, self._step - max(self.saved.step, self._began_at or 0))
 
+    @property
+    def alone(self) -> bool:
+        """Whether the task has to be drawn alone, so that it takes no neighbours with it: its last two attempts that
+        drew were not heard of again, or ended with their workers.
+        """
+        drew = [past for past in self.record.attempts if past.message != NO_PLACE]
+        return len(drew) > 1 and all(
+            past.outcome == "expired" or (past.message or "").startswith(BROKE) for past in drew[-2:]
+        )
+
     def begins(self, running: Running) -> None:
         self._running = running
+        self.budget.text_is_done()
 
     def at_step(self, step: int, steps: int) -> None:
         """Called before each step. Raises LostRace once the task is no longer this attempt's, Suspended when it must go
@@ -86,35 +105,54 @@ class Attempt:
         self._step = step
         if self._began_at is None:
             self._began_at = step
+        self._check_held()
+        eta = self.budget.admit(step, steps)
+        self._progress = Progress(step=step, steps=steps, fraction=step / steps, eta_seconds=eta)
+
+    def all_drawn(self, steps: int) -> None:
+        """Called before the decode. Raises LostRace and Suspended as ``at_step`` does, the latter with all steps to
+        save; TimedOut where no invocation is long enough for what follows.
+        """
+        self._step = steps
+        if self._began_at is None:
+            self._began_at = steps
+        self._check_held()
+        self.budget.admit_tail()
+
+    def _check_held(self) -> None:
         if self._stop is not None:
             raise self._stop
         if self.hold.lapsed:
             raise LostRace("the lease ran out while S3 could not be reached")
-        eta = self.budget.admit(step, steps)
-        self._progress = Progress(step=step, steps=steps, fraction=step / steps, eta_seconds=eta)
 
     def suspend_by(self, finish_by: float) -> None:
         """Suspends the task before its next step unless it will be done by ``finish_by`` (time.monotonic)."""
         self.budget.suspend_by(finish_by)
 
+    @property
+    def signs(self) -> tuple[Callable[[], None], ...]:
+        """``keep`` apart from ``beat``: what fails or hangs there costs no lease."""
+        return (self.beat, self.keep)
+
+    def stuck(self) -> float | None:
+        """Seconds without a step, once these are too many."""
+        return self.budget.stuck()
+
     def beat(self) -> None:
-        """Heartbeat: renews the lease, writes progress and preview, and a checkpoint when due. Never raises."""
+        """A sign of life: renews the lease and writes progress. Never raises."""
         if self.hold.ended or self._stop is not None:
             return
         try:
-            preview = self._put_preview()
             self.hold.move(
                 lambda record: moves.beat(
                     record,
                     now=self._now(),
                     lease=self._lease,
                     progress=self._progress,
-                    preview=preview,
+                    preview=self._preview,
                     done=self._done,
                 )
             )
-            if self.saved.due:
-                self.save()
         except LostRace as lost:
             self._stop = self._stop or lost
         except ServiceFault as fault:
@@ -123,21 +161,32 @@ class Attempt:
             # Raised, it would end the heartbeat's thread, and every attempt would lose its lease.
             logger.exception("a heartbeat broke", task_id=self.record.task_id)
 
-    def extend_visibility(self) -> None:
-        """Extends the message's visibility timeout by a lease once a third of the last one has passed.
-
-        Apart from ``beat``, so that a slow SQS delays no write to S3. A ServiceFault is logged, not raised.
-        """
-        if self._now() - self._hidden_at < self._lease / 3:
+    def keep(self) -> None:
+        """Writes a checkpoint when due, and the preview, which the next sign of life names. Never raises."""
+        if self.hold.ended or self._stop is not None:
             return
+        if self.saved.due:
+            self._contained("a checkpoint", self.save)
+        if self._previews:
+            self._contained("a preview", self._put_preview)
+
+    def _contained(self, what: str, write: Callable[[], object]) -> None:
+        """Runs ``write``. A fault is logged, once for each attempt."""
         try:
-            self._queue.change_visibility(self._message.receipt_handle, self._lease.total_seconds())
-            self._hidden_at = self._now()
-        except ServiceFault as fault:
-            logger.warning("the message may come back early", task_id=self.record.task_id, fault=str(fault))
+            write()
+        except Exception as fault:
+            if what not in self._troubled:
+                self._troubled.add(what)
+                logger.warning(
+                    f"{what} was not written",
+                    task_id=self.record.task_id,
+                    fault=f"{type(fault).__name__}: {fault}",
+                )
 
     def save(self) -> int:
         """Writes the checkpoint; returns its size in bytes, 0 if there is nothing to save. Raises ServiceFault."""
+        if self.hold.ended:
+            return 0  # released in the middle of a step: by now the checkpoint may be the next attempt's
         return self.saved.save(self._running, self._step)
 
     def upload(self, index: int, image: EncodedImage) -> Image:
@@ -179,6 +228,8 @@ class Attempt:
 
     def _released(self, record: Record, fault: DarkroomError, *, resent: bool = True) -> Record:
         now = self._now()
+        if isinstance(fault, WorkerBroken):
+            fault = WorkerBroken(BROKE + fault.message)
         free = moves.release(record, now=now, fault=fault, done=self._done, resent=resent)
         end = moves.over(free, self._limits, now)
         return moves.exhaust(free, now=now, fault=end).model_copy(update={"sequence": free.sequence}) if end else free
@@ -188,34 +239,35 @@ class Attempt:
         behind: it stays listed, and the doctor clears up after a day.
         """
         self.saved.clear()
-        if self.record.attempt == 1 and not self.saved.may_exist and not self._previewed:
+        if self.record.attempt == 1 and not self.saved.may_exist and not self._preview:
             self._store.close(self.record.task_id)
 
-    def release_now(self) -> None:
-        """Checkpoints and releases the task in the middle of a step, and makes its message visible. Never raises."""
+    def release_now(self, fault: DarkroomError | None = None) -> None:
+        """Checkpoints and releases the task in the middle of a step, and makes its message visible. Never raises.
+
+        ``fault``: why; that the worker stops, if None.
+        """
         task_id = self.record.task_id
         if self._stop is not None or self.hold.ended:
             return
-        self._stop = stop = Suspended("the worker stops")
+        self._stop = stop = fault or Suspended("the worker stops")
         try:
             self.save()
-        except Exception as fault:
-            logger.warning("not saved", task_id=task_id, fault=str(fault))
+        except Exception as unsaved:
+            logger.warning("not saved", task_id=task_id, fault=str(unsaved))
         try:
             # The message that it came with goes on: no other one is sent.
             self.hold.move(lambda record: self._released(record, stop, resent=False))
             # After a crash before this line the message becomes visible when its timeout ends.
-            self._queue.change_visibility(self._message.receipt_handle, 0)
+            self.hidden.show(0)
             logger.info("released in the middle of a step", task_id=task_id)
-        except DarkroomError as fault:
-            logger.warning("not released: the lease has to run out", task_id=task_id, fault=fault.message)
+        except DarkroomError as held:
+            logger.warning("not released: the lease has to run out", task_id=task_id, fault=held.message)
 
-    def _put_preview(self) -> str | None:
-        """Writes the current preview, with ``PREVIEWS=1``; returns its key, or None if there is none."""
-        body = self._running.preview() if self._previews and self._running else b""
-        if not body:
-            return None
-        self._previewed = True
-        key = self._store.preview_key(self.record.task_id)
-        self._store.put_image(key, body, "image/jpeg")
-        return key
+    def _put_preview(self) -> None:
+        """Writes the current preview, if there is one."""
+        body = self._running.preview() if self._running else b""
+        if body:
+            key = self._store.preview_key(self.record.task_id)
+            self._store.put_image(key, body, "image/jpeg")
+            self._preview = key

@@ -1,51 +1,137 @@
-"""The heartbeat: renews every running attempt's lease, progress and message visibility."""
+"""The heartbeat: renews every running attempt's lease, progress and message visibility, for as long as it moves."""
 
 from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from ..errors import ServiceFault
+from ..logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .attempt import Attempt
+    from ..aws.queue import Message, TaskQueue
+    from ..errors import DarkroomError
 
 JITTER = 0.2
 """Random part of the time between two heartbeats, so that workers that started together do not stay in step."""
-MOST_CALLS = 128
-"""Threads: one for S3 and one for SQS for each of the most tasks that a worker may have."""
+MOST_CALLS = 192
+"""Threads: three calls for each of the most tasks that a worker may have."""
+RELEASE_WITHIN = 4.0
+"""Seconds for which a process that ends waits for what it gives back. A snapshot on a lost device may never return."""
+
+LEAST_WAIT = 0.3
+"""Seconds of it for the messages, however long the tasks took."""
+
+
+class Watched(Protocol):
+    """What the heartbeat looks after. None of it raises."""
+
+    @property
+    def signs(self) -> tuple[Callable[[], None], ...]:
+        """The calls to be made again and again, each apart from the others, for each may take its time."""
+
+    def stuck(self) -> float | None:
+        """Seconds without a step, once these are too many; then it gets no more signs of life."""
+
+    def suspend_by(self, finish_by: float) -> None: ...
+    def release_now(self, fault: DarkroomError | None = None) -> None: ...
+
+
+class Hidden:
+    """A received message that is kept hidden, a ``lease`` (seconds) at a time, while it is watched, until it is given
+    back.
+    """
+
+    def __init__(self, queue: TaskQueue, message: Message, lease: float) -> None:
+        self._queue, self._handle, self._lease = queue, message.receipt_handle, lease
+        self._lock = threading.Lock()
+        self._hidden_at = time.monotonic()
+        self.returned = False
+
+    def hide(self) -> None:
+        """Hides the message for a lease from now on. A ServiceFault is logged, not raised."""
+        with self._lock:
+            if self.returned:
+                return
+            try:
+                self._queue.change_visibility(self._handle, self._lease)
+                self._hidden_at = time.monotonic()
+            except ServiceFault as fault:
+                logger.warning("the message may come back early", fault=str(fault))
+
+    def extend_visibility(self) -> None:
+        """Hides it for another lease, once a third of the last one has passed."""
+        if time.monotonic() - self._hidden_at >= self._lease / 3:
+            self.hide()
+
+    def show(self, seconds: float) -> None:
+        """Gives the message back to the queue, to appear in so many seconds. Nothing hides it after that."""
+        with self._lock:
+            if self.returned:
+                return
+            self.returned = True
+            try:
+                self._queue.change_visibility(self._handle, seconds)
+            except ServiceFault as fault:
+                logger.warning("the message comes back when its visibility timeout ends", fault=fault.message)
+
+    def release_now(self, fault: DarkroomError | None = None) -> None:  # noqa: ARG002
+        self.show(0)
+
+    @property
+    def signs(self) -> tuple[Callable[[], None], ...]:
+        return (self.extend_visibility,)
+
+    def stuck(self) -> float | None:
+        return None
+
+    def suspend_by(self, finish_by: float) -> None:
+        """Whoever waits looks for itself whether the worker stops."""
 
 
 @dataclass
-class _Watched:
+class _Turns:
     due: float
-    busy: set[str] = field(default_factory=set)
+    busy: set[Callable[[], None]] = field(default_factory=set)
 
 
 class Heartbeat:
-    """A scheduler thread, started with the first attempt. The calls run in a pool, those to S3 and to SQS apart, so
-    that a slow one delays no other.
+    """A scheduler thread, started with the first attempt. The calls run in a pool, the lease's, SQS's and those for
+    previews and checkpoints apart, so that a slow one delays no other.
 
     ``every``: mean seconds between two heartbeats; ``first``: seconds until the first; ``chance``: random in [0, 1).
+    ``on_turn`` is called with each round of signs; ``on_stuck`` once for each attempt that makes no more steps, with
+    the seconds.
     """
 
-    def __init__(self, every: float, first: float, chance: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        every: float,
+        first: float,
+        chance: Callable[[], float],
+        *,
+        on_turn: Callable[[], None] = lambda: None,
+        on_stuck: Callable[[Watched, float], None] = lambda _attempt, _seconds: None,
+    ) -> None:
         self._every, self._first, self._chance = every, first, chance
-        self._attempts: dict[Attempt, _Watched] = {}
+        self._on_turn, self._on_stuck = on_turn, on_stuck
+        self._attempts: dict[Watched, _Turns] = {}
         self._changed = threading.Condition()
         self._calls = ThreadPoolExecutor(MOST_CALLS, thread_name_prefix="sign")
         self._started = False
         self._finish_by: float | None = None
 
     @contextmanager
-    def watching(self, attempt: Attempt) -> Iterator[None]:
+    def watching(self, attempt: Watched) -> Iterator[None]:
         """Sends heartbeats for ``attempt`` while the block runs, the first after ``first`` seconds."""
         with self._changed:
-            self._attempts[attempt] = _Watched(time.monotonic() + self._first)
+            self._attempts[attempt] = _Turns(time.monotonic() + self._first)
             if self._finish_by is not None:
                 attempt.suspend_by(self._finish_by)
             if not self._started:
@@ -65,40 +151,59 @@ class Heartbeat:
             for attempt in self._attempts:
                 attempt.suspend_by(finish_by)
 
-    def release_all(self) -> None:
-        """Checkpoints and releases all attempts in parallel; returns when that is done."""
+    @property
+    def drawing(self) -> bool:
+        """Whether an attempt is under way, and not only a message that waits."""
+        with self._changed:
+            return any(not isinstance(one, Hidden) for one in self._attempts)
+
+    def release_all(self, within: float = RELEASE_WITHIN) -> None:
+        """Checkpoints and releases all attempts in parallel; returns once done, ``within`` so many seconds."""
         with self._changed:
             held = list(self._attempts)
-        list(self._calls.map(lambda attempt: attempt.release_now(), held))
+        messages = [one for one in held if isinstance(one, Hidden)]
+        attempts = [one for one in held if not isinstance(one, Hidden)]
+        ends = time.monotonic() + within
+        for each in (attempts, messages):  # who receives the message finds its task released
+            released = [self._calls.submit(one.release_now) for one in each]
+            wait(released, timeout=max(LEAST_WAIT, ends - time.monotonic()))
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._attempts))
-                self._changed.wait(max(0.0, min(one.due for one in self._attempts.values()) - time.monotonic()))
+                until = min(one.due for one in self._attempts.values()) - time.monotonic()
+                self._changed.wait(min(max(0.0, until), threading.TIMEOUT_MAX))
                 due = self._take_due()
-            for attempt, kind in due:
-                self._calls.submit(self._sign, attempt, kind)
+            if due:
+                self._calls.submit(self._on_turn)
+            for attempt, sign in due:
+                self._calls.submit(self._sign, attempt, sign)
 
-    def _take_due(self) -> list[tuple[Attempt, str]]:
+    def _take_due(self) -> list[tuple[Watched, Callable[[], None]]]:
         now = time.monotonic()
-        due: list[tuple[Attempt, str]] = []
-        for attempt, watched in self._attempts.items():
-            if watched.due <= now:
-                watched.due = now + self.pause()
-                free = {"beat", "extend_visibility"} - watched.busy
-                watched.busy |= free
-                due += [(attempt, kind) for kind in sorted(free)]
+        due: list[tuple[Watched, Callable[[], None]]] = []
+        for attempt, turns in self._attempts.items():
+            if turns.due > now:
+                continue
+            if (seconds := attempt.stuck()) is not None:
+                turns.due = float("inf")
+                self._calls.submit(self._on_stuck, attempt, seconds)
+                continue
+            turns.due = now + self.pause()
+            free = [sign for sign in attempt.signs if sign not in turns.busy]
+            turns.busy.update(free)
+            due += [(attempt, sign) for sign in free]
         return due
 
     def pause(self) -> float:
         """Seconds until the next heartbeat: ``every``, give or take JITTER."""
         return self._every * (1 + JITTER * (2 * self._chance() - 1))
 
-    def _sign(self, attempt: Attempt, kind: str) -> None:
+    def _sign(self, attempt: Watched, sign: Callable[[], None]) -> None:
         try:
-            (attempt.beat if kind == "beat" else attempt.extend_visibility)()
+            sign()
         finally:
             with self._changed:
-                if watched := self._attempts.get(attempt):
-                    watched.busy.discard(kind)
+                if turns := self._attempts.get(attempt):
+                    turns.busy.discard(sign)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +31,7 @@ class SavedSteps:
         self._checkpoints, self._task_id = checkpoints, task_id
         self.may_exist, self._every = may_exist, every
         self._saved_at = time.monotonic()
+        self._writing = threading.Lock()
         self.step = 0
         """Steps in the checkpoint that this attempt wrote last."""
 
@@ -43,11 +45,12 @@ class SavedSteps:
 
     def save(self, running: Running | None, step: int) -> int:
         """Writes a checkpoint of ``step`` steps; returns its size in bytes, 0 if there is nothing to save."""
-        body = running.snapshot() if running else b""
-        if body:
-            self.may_exist = True
-            self._checkpoints.put_checkpoint(self._task_id, body)
-            self.step, self._saved_at = step, time.monotonic()
+        with self._writing:  # one after another: an older one must not land on a newer one
+            body = running.snapshot() if running else b""
+            if body:
+                self.may_exist = True
+                self._checkpoints.put_checkpoint(self._task_id, body)
+                self.step, self._saved_at = max(step, self.step), time.monotonic()
         return len(body)
 
     def clear(self) -> None:

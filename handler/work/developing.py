@@ -10,7 +10,7 @@ from ..contract.record import Record, Timings
 from ..errors import DarkroomError, Internal, LostRace, PipelineRefused, Suspended, WorkerBroken
 from ..logs import logger
 from ..task import inputs
-from ..task.budget import TAIL
+from ..task.budget import size_of
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from ..aws.metrics import Metrics
     from ..engine import Developed, Engine
     from ..task.attempt import Attempt
+    from ..task.budget import Costs
     from .lazy_engine import LazyEngine
 
 DISK_GONE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 class AttemptRunner:
-    """Runs attempts. Keeps the mean time that follows a task's last step, from one task to the next."""
+    """Runs attempts. Adds what follows a task's last step to ``costs``."""
 
-    def __init__(self, lazy: LazyEngine, metrics: Metrics) -> None:
-        self._lazy, self._metrics = lazy, metrics
-        self._tail = TAIL
+    def __init__(self, lazy: LazyEngine, metrics: Metrics, costs: Costs) -> None:
+        self._lazy, self._metrics, self._costs = lazy, metrics, costs
 
     def develop(self, attempt: Attempt, engine: Engine, began: float, slot: ExitStack) -> None:
         """Returns once the record is terminal. Otherwise releases the task (back to pending) and raises the reason.
@@ -62,17 +62,20 @@ class AttemptRunner:
         request = attempt.record.request
         if request is None:
             raise Internal("a claimed record has a request")
-        attempt.budget.tail = self._tail
         image = inputs.bytes_of(attempt.record, attempt.input)
-        developed = engine.develop(request, attempt, attempt.saved.load(), image)
+        checkpoint = attempt.saved.load()
+        attempt.budget.begin()
+        try:
+            developed = engine.develop(request, attempt, checkpoint, image)
+        finally:
+            attempt.budget.end()
         slot.close()  # encoding and upload need no slot: the next task starts meanwhile
         encoding = time.perf_counter()
         encoded = engine.encode(developed, request)
         uploading = time.perf_counter()
         images = [attempt.upload(index, image) for index, image in enumerate(encoded)]
         ended = time.perf_counter()
-        # A moving average: recent tasks count more than the first ones, which were cold.
-        self._tail = (self._tail + developed.decode + ended - encoding) / 2
+        self._costs.learn("tail", size_of(request), developed.decode + ended - encoding)
         cold = self._lazy.take_cold_start()
         timings = _timings(
             attempt.record,

@@ -80,12 +80,18 @@ class LazyEngine:
         return engine
 
     def renew(self) -> None:
-        """Reports again that the model is loaded, at most once in RENEW_EVERY seconds. Never raises."""
-        with self._lock:
+        """Reports again that the model is loaded, at most once in RENEW_EVERY seconds. Never raises, nor waits for a
+        load.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             engine, now = self._engine, self._monotonic()
             if engine is None or now - self._reported_at < RENEW_EVERY:
                 return
             self._reported_at = now  # also if it fails: S3 in trouble must not slow every message
+        finally:
+            self._lock.release()
         self._report_loaded(engine)
 
     def take_cold_start(self) -> bool:

@@ -1,6 +1,7 @@
 """The container's health check, ``python -m handler.work.liveness``: is the worker alive?
 
-The worker touches ``ALIVE_FILE`` at every turn of its loop; the check reads the file's age and loads nothing else.
+The worker touches ``ALIVE_FILE`` at every turn of its loop, unless it is broken or its last poll failed: one that has
+not polled successfully for MOST_SECONDS is dead. The check reads the file's age and loads nothing else.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ class Poller:
         self, queue: TaskQueue, stop: threading.Event, *, hidden: float | None = None, wait: int = POLL_SECONDS
     ) -> None:
         self._queue, self._stop, self._hidden, self._wait = queue, stop, hidden, wait
+        self.answered = True
+        """Whether SQS answered the last poll."""
 
     def receive(self, most: int) -> list[Message]:
         """Up to ``most`` messages, after one long poll at most; none once ``stop`` is set."""
@@ -44,11 +46,14 @@ class Poller:
 
     def _receive(self, most: int, wait: float) -> list[Message]:
         try:
-            return self._queue.receive(most, wait, self._hidden)
+            messages = self._queue.receive(most, wait, self._hidden)
         except ServiceFault as fault:
+            self.answered = False
             logger.warning("no messages received", fault=fault.message, cause=str(fault.__cause__))
             self._stop.wait(PAUSE_AFTER_FAULT)
             return []
+        self.answered = True
+        return messages
 
     def _return(self, message: Message) -> None:
         try:

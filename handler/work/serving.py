@@ -11,10 +11,9 @@ import os
 import random
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from ..aws.metrics import Metrics
 from ..aws.queue import TaskQueue, messages_of, partial_response
@@ -37,37 +36,31 @@ from ..errors import (
     WorkerBroken,
 )
 from ..logs import logger
+from ..task.attempt import NO_PLACE
+from ..task.budget import RESERVE, Costs, size_of
 from ..task.claims import Claims
-from ..task.heartbeat import Heartbeat
+from ..task.heartbeat import RELEASE_WITHIN, Heartbeat, Hidden
 from ..task.messages import Asked, asked_by
+from .admission import Admission, Admitted
+from .delivery import Delivery, Returned
 from .developing import AttemptRunner
 from .lazy_engine import LazyEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from ..aws.queue import Message
     from ..engine import Engine
     from ..settings import Settings
     from ..task.attempt import Attempt
+    from ..task.heartbeat import Watched
 
 MOST_TASKS = 64
-FIRST_DELAY, LONGEST_DELAY = 5, 900
-"""Seconds of delay after a retryable fault: doubled with each fault of the task, up to the second."""
-
-
-class Returned(Exception):
-    """The message stays in the queue; its visibility timeout is already set."""
-
-
-@dataclass
-class _Delivery:
-    """One receipt of a message. ``tries``: faults of its task so far, counting the one that may come now."""
-
-    message: Message
-    deadline: float
-    tries: int
+LAST_SECONDS = 2.0
+"""Seconds before an invocation's deadline at which it gives back whatever it still has."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks of an invocation at whether its process is broken."""
 
 
 class Generate:
@@ -89,9 +82,17 @@ class Generate:
         self._queue, self._now, self._chance = queue, now, chance
         worker = worker or f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
         self._claims = Claims(settings, store, queue, worker=worker, now=now, new_id=new_id, new_seed=new_seed)
-        self._heartbeat = Heartbeat(settings.beat_every, min(settings.first_beat, settings.lease / 3), chance)
         self._lazy = LazyEngine(settings, store, load, now)
-        self._runner = AttemptRunner(self._lazy, Metrics(settings))
+        self._heartbeat = Heartbeat(
+            settings.beat_every,
+            min(settings.first_beat, settings.lease / 3),
+            chance,
+            on_turn=self.renew,
+            on_stuck=self._stuck,
+        )
+        self._lease = settings.lease
+        self._costs = Costs()
+        self._runner = AttemptRunner(self._lazy, Metrics(settings), self._costs)
         self._tracer = Tracer(settings, now)
         # Kept from one event to the next: OpenMP never frees the memory of a thread that has ended.
         self.threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
@@ -105,12 +106,34 @@ class Generate:
         """The engine, loaded by the first caller. Raises ModelUnavailable."""
         return self._lazy.engine()
 
+    def renew(self) -> None:
+        """Reports that this worker is well, if it is, and at most once a minute."""
+        if self.broken is None:
+            self._lazy.renew()
+
     def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         """Serves the messages of a Lambda SQS event in parallel. Returns those to retry as ``batchItemFailures``."""
         deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 if context else float("inf")
         messages = messages_of(event)
-        served = [self.threads.submit(self.serve, message, deadline) for message in messages]
-        return partial_response(messages, [one.result() for one in served])
+        with ExitStack() as hidden:  # until all are served: Lambda deletes none before
+            deliveries = [hidden.enter_context(self._received(message, deadline)) for message in messages]
+            served = [self.threads.submit(self._served, delivery) for delivery in deliveries]
+            self._see_to_the_end(served, deadline)
+        return partial_response(messages, [one.done() and one.result() for one in served])
+
+    def _see_to_the_end(self, served: list[Future[bool]], deadline: float) -> None:
+        """Waits until all are served. What cannot be waited for, because this process is broken or its time is over,
+        is given back; where that was being drawn, the process must end, for its threads cannot be stopped.
+        """
+        left, until = set(served), deadline - LAST_SECONDS
+        while left and self.broken is None and (now := time.monotonic()) < until:
+            left = wait(left, timeout=min(LOOK_EVERY, until - now)).not_done
+        if left and self.broken is not None:  # the others are saved and sent on before their next steps
+            left = wait(left, timeout=min(RESERVE, max(0.0, until - time.monotonic()))).not_done
+        if left and self._heartbeat.drawing:
+            self._broke(WorkerBroken("a task outlasted its invocation"))
+        if left:
+            self._heartbeat.release_all(min(RELEASE_WITHIN, max(0.0, deadline - time.monotonic() - 0.5)))
 
     def suspend(self, finish_within: float = 0.0) -> None:
         """Stops work before the host goes: tasks that will be done within ``finish_within`` seconds are finished, the
@@ -126,32 +149,45 @@ class Generate:
         self._stopping = True
         self._heartbeat.release_all()
 
-    def serve(self, message: Message, deadline: float = float("inf")) -> bool:
-        """Serves one message in this thread, until ``deadline`` (time.monotonic) at most.
+    def serve(self, message: Message) -> bool:
+        """Serves one message in this thread.
 
         True: the message can be deleted, because its task has ended or another message stands for it. False: it stays
-        in the queue, its visibility timeout set. Log lines carry the message, its trace, its tenant and its task.
+        in the queue, its visibility timeout set.
         """
+        with self._received(message, float("inf")) as delivery:
+            return self._served(delivery)
+
+    @contextmanager
+    def _received(self, message: Message, deadline: float) -> Iterator[Delivery]:
+        """Keeps a message hidden while the block runs, until it is given back."""
+        delivery = Delivery(message, deadline, Hidden(self._queue, message, self._lease), self._chance)
+        with self._heartbeat.watching(delivery.hidden):
+            yield delivery
+
+    def _served(self, delivery: Delivery) -> bool:
+        """As ``serve``, until the delivery's deadline. Log lines carry message, trace, tenant and task."""
+        message = delivery.message
         logger.thread_safe_append_keys(message_id=message.message_id, trace_id=message.trace, tenant=message.tenant)
         try:
-            self._serve(message, deadline)
+            self._serve(delivery)
         except Returned:
             return False
         finally:
             logger.thread_safe_clear_keys()
         return True
 
-    def _serve(self, message: Message, deadline: float) -> None:
-        # Until the record is read: the receive count, which also counts receipts while another attempt held the task.
-        delivery = _Delivery(message, deadline, int(message.attributes.get("ApproximateReceiveCount", 1)))
+    def _serve(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if delivery.left < float("inf"):
+            delivery.hidden.hide()  # under Lambda the queue's own time is the whole invocation's, and longer
         try:
             engine = self.engine()
         except ModelUnavailable as fault:
             self._claims.record_pending(message)
-            self._return(delivery, fault)
+            delivery.give_back(fault)
+        self._costs.seed(engine.measured)
         for _ in range(3):
-            if self._stopping:
-                self._return(delivery, Suspended("the worker stops"), after=0)
             try:
                 self._once(delivery, engine)
                 return
@@ -163,17 +199,17 @@ class Generate:
                 return
             except WorkerBroken as fault:
                 self._broke(fault)
-                self._return(delivery, fault, after=0)
+                delivery.give_back(fault, after=0)
             except DarkroomError as fault:
-                self._return(delivery, fault)
+                delivery.give_back(fault)
             except Returned:
                 raise
             except Exception as fault:
                 logger.exception("unexpected fault", message_id=message.message_id)
-                self._return(delivery, Internal(f"unexpected fault: {type(fault).__name__}"))
-        self._return(delivery, ServiceFault("the record keeps moving"))
+                delivery.give_back(Internal(f"unexpected fault: {type(fault).__name__}"))
+        delivery.give_back(ServiceFault("the record keeps moving"))
 
-    def _once(self, delivery: _Delivery, engine: Engine) -> None:
+    def _once(self, delivery: Delivery, engine: Engine) -> None:
         """One try: to a terminal record, or to a suspended task with a new message. Raises LostRace, Held and
         retryable faults.
         """
@@ -183,21 +219,10 @@ class Generate:
         except InvalidRequest as fault:
             # Recorded under the message's own id and without a tenant: that cannot be anybody else's task.
             return self._claims.reject(Asked(message.message_id, None), fault)
-        attempt: Attempt | None = None
         try:
-            with ExitStack() as slot:
-                slot.enter_context(engine.slot())
-                began = time.perf_counter()
-                attempt = self._claims.claim(asked, message, engine, delivery.deadline)
-                record = attempt.record
-                logger.thread_safe_append_keys(task_id=record.task_id, attempt=record.attempt)
-                if self._log_prompts and record.request:
-                    request = record.request
-                    logger.info("claimed", prompt=request.prompt, negative_prompt=request.negative_prompt)
-                with self._tracer.attempt(attempt, message.trace), self._heartbeat.watching(attempt):
-                    self._runner.develop(attempt, engine, began, slot)
+            self._draw(delivery, asked, engine)
         except Suspended as fault:
-            if attempt is None:
+            if (attempt := delivery.attempt) is None:
                 raise
             # A new message rather than this one returned, so that a task which is suspended often does not reach the
             # dead-letter queue. A crash before the send leaves this message; one after it two, of which one claims.
@@ -210,17 +235,71 @@ class Generate:
         except Finished as fault:
             logger.info("nothing to do", task_id=asked.task_id, fault=fault.message)
         except DarkroomError as fault:
-            if attempt is not None and fault.own_fault:
-                delivery.tries = attempt.record.tries
+            if delivery.attempt is not None and fault.own_fault:
+                delivery.tries = delivery.attempt.record.tries
             raise
         return None
 
-    def _pass_by(self, held: Held, delivery: _Delivery) -> None:
+    def _draw(self, delivery: Delivery, asked: Asked, engine: Engine) -> None:
+        """Claims the task, in a place of the engine's, and draws it."""
+        message = delivery.message
+        delivery.attempt = None
+        with ExitStack() as slot:
+            if (refused := self._take_place(delivery, engine, slot)) is not None:
+                delivery.give_back(refused, after=0)
+            began = time.perf_counter()
+            admission = Admission(delivery, self._costs, engine.card, self._now())
+            attempt = self._claims.claim(Admitted.of(asked, admission), message, engine, delivery.deadline)
+            delivery.attempt, attempt.hidden = attempt, delivery.hidden
+            record = attempt.record
+            logger.thread_safe_append_keys(task_id=record.task_id, attempt=record.attempt)
+            if record.request is not None:
+                attempt.budget.know(self._costs, size_of(record.request), delivery.whole)
+                if self._log_prompts:
+                    request = record.request
+                    logger.info("claimed", prompt=request.prompt, negative_prompt=request.negative_prompt)
+            with self._tracer.attempt(attempt, message.trace), self._heartbeat.watching(attempt):
+                if attempt.alone:
+                    self._be_alone(delivery, attempt, engine, slot)
+                self._runner.develop(attempt, engine, began, slot)
+
+    def _take_place(
+        self, delivery: Delivery, engine: Engine, slot: ExitStack, *, alone: bool = False
+    ) -> DarkroomError | None:
+        """Waits for a place of the engine's, for as long as a task could still be begun after that. Returns why none
+        was taken, None if one was.
+        """
+        stops = Suspended("the worker stops")
+        if self._stopping or delivery.hidden.returned:
+            return stops
+        seconds = delivery.left - RESERVE
+        try:
+            slot.enter_context(engine.slot(None if seconds == float("inf") else max(0.0, seconds), alone=alone))
+        except TimeoutError:
+            return ServiceFault(NO_PLACE)
+        return stops if self._stopping or delivery.hidden.returned else None
+
+    def _be_alone(self, delivery: Delivery, attempt: Attempt, engine: Engine, slot: ExitStack) -> None:
+        """Leaves the place and takes all of them, or gives the task back."""
+        logger.info("to be drawn alone", task_id=attempt.record.task_id)
+        slot.close()
+        if self._take_place(delivery, engine, slot, alone=True) is not None:
+            fault = ServiceFault(NO_PLACE)  # no try
+            attempt.release(fault)
+            delivery.give_back(fault, after=0)
+
+    def _pass_by(self, held: Held, delivery: Delivery) -> None:
         message = delivery.message
         if held.message_id in {None, message.message_id}:
-            self._return(delivery, held, after=(held.until - self._now()).total_seconds() + 1)
+            delivery.give_back(held, after=(held.until - self._now()).total_seconds() + 1)
         # The holder's own message is in the queue until the task has ended, so this one is not needed.
         logger.info("a duplicate", message_id=message.message_id, held_by=held.message_id)
+
+    def _stuck(self, attempt: Watched, seconds: float) -> None:
+        """An attempt makes no more steps: it gets no more signs of life, and goes on elsewhere."""
+        fault = WorkerBroken(f"no step for {seconds:.0f} seconds")
+        self._broke(fault)
+        attempt.release_now(fault)
 
     def _broke(self, fault: WorkerBroken) -> None:
         """Takes no more messages: their tasks would fail here as well."""
@@ -228,20 +307,6 @@ class Generate:
             self.broken = fault
             logger.critical("this worker is broken", fault=fault.message)
             self.on_broken()
-
-    def _return(self, delivery: _Delivery, fault: DarkroomError, after: float | None = None) -> NoReturn:
-        """Returns the message to the queue for ``after`` seconds; if None, for an exponential backoff with jitter."""
-        message = delivery.message
-        longest = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(delivery.tries - 1, 10))
-        # Jitter, from half of it to all of it: messages that failed together do not come back together.
-        delay = longest * (0.5 + 0.5 * self._chance()) if after is None else after
-        cause = str(fault.__cause__) if fault.__cause__ else None
-        logger.info("back to the queue", message_id=message.message_id, fault=fault.message, cause=cause, seconds=delay)
-        try:
-            self._queue.change_visibility(message.receipt_handle, delay)
-        except ServiceFault as hidden:
-            logger.warning("the message comes back when its visibility timeout ends", fault=hidden.message)
-        raise Returned(fault.message) from fault
 
 
 def build(settings: Settings) -> Generate:

@@ -22,6 +22,8 @@ class Beating:
         self.hides = 0
         self.slow = slow
         self.wound_up: list[float] = []
+        self.seconds: float | None = None
+        self.released = False
 
     def beat(self) -> None:
         self.beats.append(time.monotonic())
@@ -31,8 +33,20 @@ class Beating:
     def extend_visibility(self) -> None:
         self.hides += 1
 
+    @property
+    def signs(self) -> tuple[Callable[[], None], ...]:
+        return (self.beat, self.extend_visibility)
+
+    def stuck(self) -> float | None:
+        return self.seconds
+
     def suspend_by(self, finish_by: float) -> None:
         self.wound_up.append(finish_by)
+
+    def release_now(self) -> None:
+        self.released = True
+        if self.slow is not None:
+            self.slow.wait(30)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -82,3 +96,31 @@ def test_who_comes_late_hears_of_the_end_too() -> None:
         heartbeat.suspend(123.0)
         with heartbeat.watching(as_attempt(late)):
             assert (early.wound_up, late.wound_up) == ([123.0], [123.0])
+
+
+def test_who_makes_no_more_steps_gets_no_more_signs() -> None:
+    told: list[tuple[object, float]] = []
+    beating, other = Beating(), Beating()
+    heartbeat = Heartbeat(0.02, 0.0, lambda: 0.5, on_stuck=lambda *stuck: told.append(stuck))
+    with heartbeat.watching(as_attempt(beating)), heartbeat.watching(as_attempt(other)):
+        wait_until(lambda: len(beating.beats) > 3)
+        beating.seconds = 121.0
+        wait_until(lambda: bool(told))
+        time.sleep(0.1)  # what was under way ends
+        count, others = len(beating.beats), len(other.beats)
+        wait_until(lambda: len(other.beats) > others + 5)
+        assert len(beating.beats) == count
+    assert told == [(beating, 121.0)]
+
+
+def test_a_process_that_ends_waits_for_no_snapshot_that_never_comes() -> None:
+    over = threading.Event()
+    lost, well = Beating(over), Beating()
+    heartbeat = Heartbeat(60.0, 60.0, lambda: 0.5)
+    began = time.monotonic()
+    with heartbeat.watching(as_attempt(lost)), heartbeat.watching(as_attempt(well)):
+        heartbeat.release_all(within=1.0)
+    assert time.monotonic() - began < 3
+    assert lost.released
+    assert well.released
+    over.set()

@@ -21,7 +21,7 @@ from handler.engine.loading import DTYPES, cores, load_pipeline, tune
 from handler.engine.running import PipelineEngine
 from handler.engine.starting import start
 from handler.engine.warmup import warm_up
-from handler.errors import ModelUnavailable
+from handler.errors import ModelUnavailable, Suspended
 from handler.settings import BUILT_IN_MODEL, Settings
 from handler.work.serving import Generate
 from handler.worker import Worker
@@ -165,6 +165,37 @@ def test_steps_are_told(engine: PipelineEngine) -> None:
 
     engine.develop(engine.card.resolve(GenerationRequest(prompt="fox", seed=1, num_inference_steps=3)), Counting())
     assert seen == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_a_decode_can_be_put_off_with_all_steps_saved(engine: PipelineEngine) -> None:
+    """The next attempt only replays and decodes; it is asked before its decode, too."""
+    request = engine.card.resolve(GenerationRequest(prompt="fox", seed=1, num_inference_steps=3))
+    asked: list[int] = []
+
+    class Putting(Quiet):
+        saved = b""
+
+        def begins(self, running: object) -> None:
+            self.running = cast("Running", running)
+
+        def at_step(self, step: int, steps: int) -> None:
+            asked.append(step)
+
+        def all_drawn(self, steps: int) -> None:
+            assert self.running.saved_steps() == steps == 3
+            self.saved = self.running.snapshot()
+            raise Suspended("enough")
+
+    saved = b""
+    for _ in range(2):
+        putting = Putting()
+        with pytest.raises(Suspended):
+            engine.develop(request, putting, saved)
+        saved = putting.saved
+    assert asked == [0, 1, 2]
+    rest = engine.develop(request, Quiet(), saved)
+    assert rest.resumed_steps == 3
+    assert np.array_equal(np.asarray(rest.pictures[0]), np.asarray(engine.develop(request, Quiet()).pictures[0]))
 
 
 def test_an_observer_can_stop_a_task_and_the_next_one_runs(engine: PipelineEngine) -> None:
