@@ -17,6 +17,7 @@ from handler.engine import Developed, EncodedImage
 from handler.engine.imaging import encode_image
 from handler.engine.slots import Slots
 from handler.task import moves
+from handler.task.attempt import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,6 +247,7 @@ def event_of(message: Message) -> dict[str, Any]:
 
 def lose_the_lease(generate: Generate, clock: Clock) -> None:
     """All attempts of the process have not been heard of for longer than a lease, by S3's clock and by their own."""
-    for attempt in list(generate._heartbeat._attempts):
-        clock.forward(63)
-        attempt.hold.signed_at -= 63
+    clock.forward(63)
+    for one in list(generate._heartbeat._attempts):
+        if isinstance(one, Attempt):
+            one.hold.signed_at -= 63

@@ -19,7 +19,7 @@ from ..contract.record import Record
 from ..contract.request import Parsed
 from ..errors import Conflict, DarkroomError, Finished, Held, InvalidRequest, RetriesExhausted, ServiceFault
 from ..logs import logger
-from ..task import moves
+from ..task import limits, moves
 from ..task.messages import Asked, asked_by
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class DeadLetters:
         """
         self._store, self._queue, self._tasks, self._now, self._new_seed = store, queue, tasks, now, new_seed
         self._metrics = Metrics(settings)
-        self._limits = moves.Limits.of(settings)
+        self._limits = limits.Limits.of(settings)
         self._keep = timedelta(days=settings.retention_days)
 
     def handle(self, event: dict[str, Any], _context: Any) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class DeadLetters:
                 raise Finished("the task has been sent again since")
         age = store.age(stored) if record.lease is not None else 0.0
         free = moves.lapsed(record, now, age)
-        if end := moves.over(free, self._limits, now):
+        if end := limits.over(free, self._limits, now):
             ended = moves.exhaust(record, now=now, age=age, fault=end)
             store.change(stored, ended)
             # A crash from here on leaves the message: it meets a terminal record.

@@ -23,7 +23,7 @@ from ..contract.record import Record
 from ..contract.statuses import TERMINAL
 from ..errors import LostRace, Refused
 from ..logs import logger
-from ..task import moves
+from ..task import limits, moves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,7 +69,7 @@ class Doctor:
     ) -> None:
         self._store, self._queue, self._now = store, queue, now
         self._stuck_after = timedelta(seconds=settings.stuck_after)
-        self._limits = moves.Limits.of(settings)
+        self._limits = limits.Limits.of(settings)
         self._sends = 0
 
     def examine(self, *, fix: bool) -> list[Finding]:
@@ -146,7 +146,7 @@ class Doctor:
         now = self._now()
         try:
             moved = move(record, now=now)
-            if fault := moves.over(moved, self._limits, now):
+            if fault := limits.over(moved, self._limits, now):
                 store.change(stored, moves.exhaust(record, now=now, age=store.age(stored), fault=fault))
                 logger.error("given up", task_id=record.task_id, tenant=store.tenant, fault=fault.message)
                 return True

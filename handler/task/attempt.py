@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..contract.record import Image, Progress, Record, Timings
 from ..errors import DarkroomError, LostRace, ServiceFault, Suspended, WorkerBroken
 from ..logs import logger
-from . import moves
+from . import limits, moves
 from .budget import Budget
 from .heartbeat import Hidden
 from .hold import Hold
@@ -51,7 +51,7 @@ class Attempt:
         deadline: float = float("inf"),
         upload: Upload | None = None,
     ) -> None:
-        self._limits = moves.Limits.of(settings)
+        self._limits = limits.Limits.of(settings)
         self._store, self._now = store, now
         self.input = upload
         self.hold = Hold(store, stored, record, now)
@@ -72,8 +72,8 @@ class Attempt:
         return self._limits.seconds - record.spent_seconds if self._limits.seconds else float("inf")
 
     @property
-    def _done(self) -> moves.Done:
-        return moves.Done(self.budget.spent, self.saved.step)
+    def _done(self) -> limits.Done:
+        return limits.Done(self.budget.spent, self.saved.step)
 
     @property
     def record(self) -> Record:
@@ -231,7 +231,7 @@ class Attempt:
         if isinstance(fault, WorkerBroken):
             fault = WorkerBroken(BROKE + fault.message)
         free = moves.release(record, now=now, fault=fault, done=self._done, resent=resent)
-        end = moves.over(free, self._limits, now)
+        end = limits.over(free, self._limits, now)
         return moves.exhaust(free, now=now, fault=end).model_copy(update={"sequence": free.sequence}) if end else free
 
     def _close(self) -> None:

@@ -10,7 +10,7 @@ from ..aws.metrics import Metrics
 from ..contract.record import Lease, ModelRef, Record
 from ..errors import DarkroomError, Finished, InvalidRequest, LostRace, ServiceFault
 from ..logs import logger
-from . import inputs, moves
+from . import inputs, limits, moves
 from .attempt import Attempt
 from .messages import asked_by
 
@@ -44,7 +44,7 @@ class Claims:
         self._settings, self._store, self._queue, self._worker = settings, store, queue, worker
         self._now, self._new_id, self._new_seed = now, new_id, new_seed
         self._metrics = Metrics(settings)
-        self._limits = moves.Limits.of(settings)
+        self._limits = limits.Limits.of(settings)
         self._keep = timedelta(days=settings.retention_days)
         self._lease = timedelta(seconds=settings.lease)
 
@@ -127,7 +127,7 @@ class Claims:
         as the record is.
         """
         now = self._now()
-        if (fault := moves.over(moves.lapsed(record, now, age), self._limits, now)) is None:
+        if (fault := limits.over(moves.lapsed(record, now, age), self._limits, now)) is None:
             return
         store.change(stored, moves.exhaust(record, now=now, age=age, fault=fault))
         self._metrics.failed(fault.code)

@@ -15,12 +15,11 @@ The moves are pure: from a record to the next one, or :class:`~handler.errors.Re
 with ``If-Match`` of the record that it was computed from, so a move that came too late is never written.
 
 **Tries.** An attempt is one of its task's tries if it ended by the task's own fault, or if it expired or was suspended
-without a step saved beyond those that it began with. Whoever meets a task that is :func:`over` its limits ends it.
+without a step saved beyond those that it began with. Whoever meets a task that is ``limits.over`` its limits ends it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +44,16 @@ from ..errors import (
     Finished,
     Held,
     LostRace,
-    OutOfTime,
     RetriesExhausted,
     Suspended,
 )
+from .limits import last_fault
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from ..contract.request import GenerationRequest
-    from ..settings import Settings
+    from .limits import Done
 
 MARGIN = 2.0
 """Seconds that a lease of another's is believed beyond its end: S3's times are whole seconds, and its answers take a
@@ -62,26 +61,6 @@ while.
 """
 KEPT_ATTEMPTS = 50
 """Of a task that outlasts hundreds of hosts the last ones are told; ``attempt`` counts them all."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a task may use: ``tries``, and ``seconds`` of drawing over all attempts (0: any number)."""
-
-    tries: int = 5
-    seconds: float = 0.0
-
-    @classmethod
-    def of(cls, settings: Settings) -> Limits:
-        return cls(settings.max_tries, settings.max_task_seconds)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What an attempt has done so far: ``seconds`` of drawing, and the steps that are saved."""
-
-    seconds: float = 0.0
-    saved_step: int = 0
 
 
 def create(
@@ -176,18 +155,6 @@ def _seconds(lease: Lease, now: datetime, age: float) -> float:
     return lease.seconds if lease.seconds is not None else (lease.expires_at - now).total_seconds() + age
 
 
-def over(record: Record, limits: Limits, now: datetime) -> DarkroomError | None:
-    """Why the task may not go on: its tries or its time are used up, or it is past its retention. None if it may."""
-    if record.expires_at <= now:
-        return OutOfTime("the task was not finished before it expired")
-    if record.tries >= limits.tries:
-        tried = f"{record.tries} {'try' if record.tries == 1 else 'tries'}"
-        return RetriesExhausted(f"given up after {tried}; the last fault: {_last_fault(record)}")
-    if limits.seconds and record.spent_seconds >= limits.seconds:
-        return OutOfTime(f"the task has used up its {limits.seconds:g} seconds of drawing")
-    return None
-
-
 def beat(
     record: Record,
     *,
@@ -239,13 +206,13 @@ def cancel(record: Record, *, now: datetime) -> Record:
 
 
 def exhaust(record: Record, *, now: datetime, age: float = 0.0, fault: DarkroomError | None = None) -> Record:
-    """The end of a task that nobody will try again, for the reason that :func:`over` gave, or with its last fault.
+    """The end of a task that nobody will try again, for the reason that ``limits.over`` gave, or with its last fault.
 
     Raises Finished on a terminal one, Held while an attempt is alive: that one may still make it.
     """
     free = lapsed(record, now, age)
     tried = f"{free.attempt} attempt{'' if free.attempt == 1 else 's'}"
-    fault = fault or RetriesExhausted(f"given up after {tried}; the last fault: {_last_fault(free)}")
+    fault = fault or RetriesExhausted(f"given up after {tried}; the last fault: {last_fault(free)}")
     return free.model_copy(update={"status": "failed", "completed_at": now, "lease": None, "error": error_info(fault)})
 
 
@@ -363,11 +330,3 @@ def _ended(record: Record, now: datetime, outcome: Outcome, fault: DarkroomError
         message=fault.message if fault else None,
     )
     return [*record.attempts, ended][-KEPT_ATTEMPTS:]
-
-
-def _last_fault(record: Record) -> str:
-    if record.attempts and record.attempts[-1].outcome == "expired":
-        return "its worker was not heard of again"
-    if record.error is not None:
-        return f"{record.error.code}: {record.error.message}"
-    return "none was recorded; no attempt ever began"
