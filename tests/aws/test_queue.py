@@ -11,7 +11,7 @@ import pytest
 from handler.aws.queue import TaskQueue
 from handler.errors import ServiceFault
 
-from ..memory import MemoryQueue
+from ..memory_queue import MemoryQueue
 
 if TYPE_CHECKING:
     from handler.cli.local.aws import Resources
@@ -48,7 +48,7 @@ def test_what_is_said_beside_the_body_arrives(queue: TaskQueue) -> None:
     trace = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
     queue.send("a", trace=trace, tenant="alice")
     queue.send("b")
-    told = {}
+    told: dict[str, tuple[str | None, str | None]] = {}
     while len(told) < 2:
         told |= {one.body: (one.trace, one.tenant) for one in queue.receive(10, wait=2)}
     assert told == {"a": (trace, "alice"), "b": (None, None)}

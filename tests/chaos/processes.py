@@ -1,8 +1,8 @@
 """Processes whose every call of S3 and SQS, and every step of a picture, waits to be let through.
 
-One runs at a time, in a thread of its own, until it is about to make its next call; then whoever drives decides who goes
-on, what becomes of the call, and whether the process lives to see it. So all orders of calls can be made, and a process
-can die between any two of them, without one of them sleeping.
+One runs at a time, in a thread of its own, until it is about to make its next call. Then whoever drives decides who
+goes on, what becomes of the call, and whether the process lives to see it. So calls come in any order, a process dies
+between any two of them, and nothing sleeps.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ class Killed(BaseException):
 
 
 class Process:
-    """``kind``: what it does; ``task``: which task it is about. ``at``: the call that it is about to make."""
+    """``kind``: what it does, ``since`` when. ``at``: the call that it is about to make."""
 
-    def __init__(self, kind: str, work: Callable[[], object]) -> None:
-        self.kind, self.at, self.done = kind, "begin", False
+    def __init__(self, kind: str, work: Callable[[], object], since: float) -> None:
+        self.kind, self.since, self.at, self.done = kind, since, "begin", False
         self.owner = ""
         """Of the attempt that it makes, if it makes one."""
-        self.broke = self.kept = False
+        self.broke = False
+        """Whether that attempt ended by its task's own fault."""
         self.fault: BaseException | None = None
         self._trouble: Trouble = "none"
         self._order = "go on"

@@ -1,5 +1,5 @@
-"""The life of a task under any interleaving: hypothesis drives Darkroom's own classes over S3 and SQS in memory (world.py)
-and, where a promise breaks, looks for the shortest history in which it does. histories.py draws many more, and longer.
+"""The life of a task under any interleaving: hypothesis drives Darkroom's own classes over S3 and SQS in memory
+(world.py) and looks for the shortest history in which a promise breaks. histories.py draws many more, and longer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Life(RuleBasedStateMachine):
         self.world = WORLDS[0] if WORLDS else World()
         WORLDS[:] = [self.world]
 
-    @initialize(off=st.tuples(*[skews] * WORKERS))
+    @initialize(off=st.tuples(*[skews] * (WORKERS + 1)))
     def begin(self, off: tuple[float, ...]) -> None:
         self.world.begin(off)
 

@@ -23,7 +23,8 @@ from handler.logs import logger
 from handler.settings import Settings
 from handler.work.serving import Generate
 from handler.worker import Worker
-from tests.memory import Bucket, MemoryQueue, MemoryStore
+from tests.memory import Bucket, MemoryStore
+from tests.memory_queue import MemoryQueue
 from tests.support import CARD, Clock
 
 from .ledger import Ledger
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from tests.memory import Held, Trouble
+    from handler.aws.queue import TaskQueue
+    from handler.aws.store import TaskStore
+    from tests.memory import Trouble
 
 SKEW = 0.0
 """Seconds by which the clocks of two processes differ at most."""
@@ -43,8 +46,15 @@ SETTINGS = Settings(bucket="model", queue_url="model", lease=LEASE, stuck_after=
 MAX_RECEIVES = 3
 NAMES = ("a", "b", "c")
 FOX: dict[str, Any] = {"prompt": "fox", "num_inference_steps": 3}
-BODIES = (FOX, FOX, {"prompt": "owl", "seed": 7, "num_inference_steps": 2}, {"prompt": POISON, "num_inference_steps": 1})
+BODIES = (
+    FOX,
+    FOX,
+    {"prompt": "owl", "seed": 7, "num_inference_steps": 2},
+    {"prompt": POISON, "num_inference_steps": 1},
+)
 WORKERS = 3
+LONGEST = 900
+"""Seconds that whoever is no worker may take: Lambda ends what takes longer."""
 MOST_ROUNDS = 1_500
 """Of the end, until it is clear that there is none: ten days of the doctor's rounds."""
 logger.setLevel("CRITICAL")
@@ -55,16 +65,16 @@ class World:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.bucket = Bucket(self.clock, gate, lambda *put: self.ledger.seen(*put), self._writer)
+        self.bucket = Bucket(self.clock, gate, writer=self._writer)
         self.store = MemoryStore(self.bucket)
         self.dead = MemoryQueue(self.seconds, gate=gate, visibility=360)
         self.queue = MemoryQueue(self.seconds, gate=gate, max_receives=MAX_RECEIVES, dead=self.dead)
-        self._parts: tuple[Any, Any, Any] = (self.store, self.queue, self.dead)
-        self._skews = [0.0] * WORKERS
+        self._skews = [0.0] * (WORKERS + 1)
         self.ledger = Ledger(SETTINGS, self.bucket, self._skew)
+        self.bucket.seen, self.bucket.gone = self.ledger.seen, self.ledger.gone
         self.begin()
-        store, queue, dead = self._parts
-        here = self.clock
+        store, queue, dead = cast("TaskStore", self.store), cast("TaskQueue", self.queue), cast("TaskQueue", self.dead)
+        here = self._clock(-1)
         self._submit = Submit(SETTINGS, store, queue, now=here, new_id=self._new_id, new_seed=lambda: 5)
         self._letters = DeadLetters(SETTINGS, store, dead, queue, now=here, new_seed=lambda: 6)
         self._doctor = Doctor(SETTINGS, store, queue, now=here)
@@ -72,8 +82,8 @@ class World:
         # All are made once: a Generate has a thread that never ends, and a Submit reads botocore's files.
         self._apps = [self._app(number) for number in range(WORKERS)]
 
-    def begin(self, skews: tuple[float, ...] = (0.0,) * WORKERS) -> None:
-        """Everything anew. ``skews``: by how many seconds each worker's clock is off."""
+    def begin(self, skews: tuple[float, ...] = (0.0,) * (WORKERS + 1)) -> None:
+        """Everything anew. ``skews``: by how many seconds each worker's clock is off, and everybody else's."""
         self._skews[:] = skews
         self._ids = 0
         self.clock.time = Clock().time
@@ -85,19 +95,22 @@ class World:
         self.events: list[str] = []
         self.accepted: list[tuple[str, str | None, str]] = []
         """Of each submission and message: the task's name, the request's fingerprint, and the MessageId."""
+        self.buried: set[str] = set()
+        """Messages that were served as dead letters, by MessageId."""
         self.unknown: list[str] = []
         """Submissions whose callers were told to repeat them."""
         card = CARD.model_dump(mode="json")
         self.store.write_health(report(SETTINGS, self.clock(), card=card, reason=None))
 
-    def _app(self, number: int) -> Generate:
-        def now() -> datetime:
-            return self.clock() + timedelta(seconds=self._skews[number])
+    def _clock(self, number: int) -> Callable[[], datetime]:
+        """A worker's, or that of all who are none."""
+        return lambda: self.clock() + timedelta(seconds=self._skews[number])
 
-        store, queue, _ = self._parts
+    def _app(self, number: int) -> Generate:
+        store, queue = cast("TaskStore", self.store), cast("TaskQueue", self.queue)
         engine = cast("Any", SteppedEngine())
         names: dict[str, Any] = {"new_id": self._new_id, "new_seed": lambda: 7, "chance": lambda: 0.5}
-        app = Generate(SETTINGS, store, queue, lambda _: engine, now=now, worker=f"w{number}", **names)
+        app = Generate(SETTINGS, store, queue, lambda _: engine, now=self._clock(number), worker=f"w{number}", **names)
         app.threads = cast("Any", Inline())
         app.engine()
         return app
@@ -130,7 +143,7 @@ class World:
 
     def _begins(self, kind: str, work: Callable[[], object], about: str) -> None:
         self.events.append(f"{kind} {about}")
-        self.live.append(Process(kind, work))
+        self.live.append(Process(kind, work, self.seconds()))
 
     def submits(self, name: str, body: dict[str, Any]) -> None:
         self._submits(json.dumps(body | {"task_id": name}))
@@ -201,6 +214,7 @@ class World:
         if visible:
             held = visible[pick % len(visible)]
             message = self.dead.deliver(held)
+            self.buried.add(held.name)
 
             def work() -> None:
                 if self._letters.serve(message):
@@ -236,6 +250,8 @@ class World:
     def waits(self, seconds: float) -> None:
         self.clock.forward(seconds)
         self.events.append(f"{seconds:g} seconds")
+        for process in [one for one in self.live if one.kind != "worker" and self.seconds() - one.since >= LONGEST]:
+            self.dies(self.live.index(process))
 
     def end(self) -> None:
         """Whoever is left goes."""
@@ -283,21 +299,24 @@ class World:
             self._finish()
 
     def _judge(self) -> None:
-        wrong = self.ledger.wrong
+        expect = self.ledger.expect
         for name, fingerprint, message_id in self.accepted:
             record = self.record(name)
-            if record is None or (fingerprint and record.fingerprint not in {fingerprint, None}):
-                # The name is another request's: the message's sender finds a refusal under the MessageId.
-                record = self.record(message_id) if message_id else None
-            if record is None:
-                wrong.append(f"{name} was lost")
-        wrong += [f"{one.task_id} is stuck: {one.status}" for one in self.records() if one.status not in TERMINAL]
-        wrong += [f"a message is left: {one.body}" for one in [*self.queue.messages, *self.dead.messages]]
-        wrong += [f"{key} is left" for key in self.bucket.under("open/")]
+            expect(record is not None, name, "was lost")
+            if record and fingerprint and record.fingerprint not in {fingerprint, None}:
+                # The name is another request's: a message's sender finds a refusal under the MessageId.
+                told = message_id and (self.record(message_id) or message_id in self.buried)  # see test_faults.py
+                expect(bool(told), name, f"{message_id or 'a submission'} was lost")
+        for one in self.records():
+            expect(one.status in TERMINAL, one.task_id, f"is stuck: {one.status}")
+        for message in [*self.queue.messages, *self.dead.messages]:
+            expect(False, message.name, f"is left: {message.body}")
+        for key in self.bucket.under("open/"):
+            expect(False, key.split("/")[2], "is still listed as open")
         named = {image.key for record in self.records() for image in record.images}
         there = {key for key in self.bucket.under("tasks/") if not key.endswith("/status.json")}
-        wrong += [f"{key} is left" for key in sorted(there - named)]
-        wrong += [f"{key} is gone" for key in sorted(named - there)]
+        for key in sorted(named ^ there):
+            expect(False, key.split("/")[1], f"{key} is {'gone' if key in named else 'left'}")
 
 
 def _calmly(work: Callable[[], object]) -> None:
