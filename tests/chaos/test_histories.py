@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 from handler.care.deadletters import DeadLetters
 from handler.care.rounds import Doctor
@@ -16,6 +18,7 @@ from handler.work.serving import Generate
 from tests.memory import MemoryStore
 
 from .histories import history, run
+from .test_machine import Life
 from .world import World
 
 if TYPE_CHECKING:
@@ -171,3 +174,13 @@ def test_sabotage_is_found_out(
     sabotage(monkeypatch)
     counts, seed = run(world, range(1, ENOUGH + 1))
     assert seed is not None, f"{counts['histories']} histories did not notice it"
+
+
+@pytest.mark.parametrize("sabotage", [claims_a_live_lease, knows_no_pointers], ids=lambda one: one.__name__)
+def test_the_machine_finds_sabotage_out(
+    monkeypatch: pytest.MonkeyPatch, sabotage: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    sabotage(monkeypatch)
+    quick = settings(Life.TestCase.settings, max_examples=400, derandomize=True, database=None, phases=[Phase.generate])
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Life, settings=quick)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from .histories import TROUBLES, WAITS
 from .stepped import ORDERS
@@ -54,14 +54,17 @@ class Life(RuleBasedStateMachine):
     def redrives(self, name: str | None) -> None:
         self.world.redrives(name)
 
+    @precondition(lambda self: self.world.queue.visible())
     @rule(worker=st.integers(0, WORKERS - 1), pick=picks, twice=st.booleans())
     def a_message_comes(self, worker: int, pick: int, twice: bool) -> None:
         self.world.delivers(worker, pick, twice=twice)
 
+    @precondition(lambda self: self.world.queue.visible())
     @rule(pick=picks)
     def a_message_is_lost_on_its_way(self, pick: int) -> None:
         self.world.loses(pick)
 
+    @precondition(lambda self: self.world.dead.visible())
     @rule(pick=picks)
     def a_dead_letter_comes(self, pick: int) -> None:
         self.world.buries(pick)
@@ -70,6 +73,12 @@ class Life(RuleBasedStateMachine):
     def the_doctor_looks(self) -> None:
         self.world.looks()
 
+    @precondition(lambda self: self.world.live)
+    @rule(pick=picks, calls=st.integers(1, 30))
+    def somebody_goes_on_undisturbed(self, pick: int, calls: int) -> None:
+        self.world.goes_on(pick, calls)
+
+    @precondition(lambda self: self.world.live)
     @rule(
         pick=picks,
         calls=st.sampled_from((1, 2, 4, 30)),
@@ -79,6 +88,7 @@ class Life(RuleBasedStateMachine):
     def somebody_goes_on(self, pick: int, calls: int, trouble: Trouble, order: str) -> None:
         self.world.goes_on(pick, calls, trouble, order)
 
+    @precondition(lambda self: self.world.live)
     @rule(pick=picks)
     def somebody_dies(self, pick: int) -> None:
         self.world.dies(pick)
