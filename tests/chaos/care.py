@@ -30,19 +30,22 @@ class Care(threading.Thread):
         self.fault: Exception | None = None
 
     def run(self) -> None:
-        while True:
-            try:
-                self.mended += sum(one.mended for one in self._doctor.examine(fix=True))
-                self.redriven += len(list(self._redrive.all()))
-                self.rounds += 1
-            except ServiceFault:
-                self.broken += 1  # the next round goes on
-            except Exception as fault:
-                self.fault = fault
-                return
-            if self._stop_now.wait(self._every):
-                return
+        self._look()
+        while not self._stop_now.wait(self._every):
+            self._look()
 
     def stop(self) -> None:
+        """Ends the rounds with one more."""
         self._stop_now.set()
         self.join()
+        self._look()
+
+    def _look(self) -> None:
+        try:
+            self.mended += sum(one.mended for one in self._doctor.examine(fix=True))
+            self.redriven += len(list(self._redrive.all()))
+            self.rounds += 1
+        except ServiceFault:
+            self.broken += 1  # the next round goes on
+        except Exception as fault:  # told among the violations
+            self.fault = fault
