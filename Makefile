@@ -12,7 +12,7 @@ AXE := build/axe-core/package/axe.min.js
 AXE_VERSION := 4.14.1
 OTHERS := browser or chaos or emulators or image or infra
 
-.PHONY: help run serve test quick test-browser test-emulators infra test-image image image-base chaos lint lint-api check bench clean
+.PHONY: help run serve test quick test-browser test-emulators infra test-image image image-base chaos histories lint lint-api check bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ ifeq ($(SEED)$(TASKS),)
 else
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --tasks $(or $(TASKS),300)
 endif
+
+# No engine, no server and no sleep: each takes hundredths of a second. After an hour no other one is begun.
+histories: $(VENV)/installed ## An hour of random histories at most; COUNT=2000 SEED=1 for so many
+	$(BIN)/python -m tests.chaos.histories --count $(or $(COUNT),100000) --seed $(or $(SEED),1)
 
 lint: $(VENV)/installed ## ruff, import contracts, mypy --strict
 	$(BIN)/ruff check

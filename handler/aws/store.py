@@ -218,6 +218,11 @@ class TaskStore:
             found = [meta for chunk in obstore.list(self._s3, self._key(task_id, "")) for meta in chunk]
         return {str(meta["path"]): meta["last_modified"] for meta in found if meta["path"] != record}
 
+    def attempt_of(self, key: str) -> int:
+        """The attempt that wrote an object of a task, as its key tells; 0 for what all of them write."""
+        part = self._relative(key).split("/")[2]
+        return int(part) if part.isdigit() else 0
+
     def delete_objects(self, keys: Iterable[str]) -> None:
         """Deletes a task's objects, by the keys that ``objects_of`` gave."""
         for key in keys:

@@ -105,7 +105,11 @@ class DeadLetters:
                 return
         else:
             record = Record.from_json(stored.body)
-            asked.check(record)
+            try:
+                asked.check(record)
+            except Conflict as fault:
+                self._refuse(store, message, fault)
+                raise
             if asked.send < record.sends:
                 raise Finished("the task has been sent again since")
         age = store.age(stored) if record.lease is not None else 0.0
@@ -123,6 +127,15 @@ class DeadLetters:
         if self._tasks is not None:
             self._tasks.send(again.pointer(), SEND_AGAIN_AFTER, trace=message.trace)
         logger.warning("dead letter sent again: its task has tries left", task_id=again.task_id, tries=again.tries)
+
+    def _refuse(self, store: TaskStore, message: Message, fault: Conflict) -> None:
+        """Under the message's own id, where its sender looks: its name is another request's."""
+        if store.read(message.message_id) is None:
+            record = moves.reject(message.message_id, fault, self._now(), self._keep, store.tenant)
+            store.announce(record)
+            store.create(record)
+            store.close(record.task_id)
+            self._metrics.failed(fault.code)
 
     def _given_up(self, record: Record) -> None:
         self._metrics.failed(record.error.code if record.error else "RETRIES_EXHAUSTED")

@@ -44,6 +44,8 @@ class Redrive:
             self._store.change(stored, again)
         except LostRace as lost:
             raise Conflict("the task has just moved") from lost
+        # Once more: a doctor who cleared up after the failed task may have struck it off meanwhile.
+        self._store.open(task_id)
         # A crash here leaves a pending task without a message, which the doctor finds.
         self._queue.send(again.pointer())
         return again

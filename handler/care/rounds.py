@@ -108,7 +108,7 @@ class Doctor:
             left = store.objects_of(one.task_id)
             if fix:
                 store.delete_objects(left)
-                store.close(one.task_id)
+                self._close(store, one.task_id)
             return Finding("listed without a record", one.task_id, one.since, fix, one.tenant)
         try:
             record = Record.from_json(stored.body)
@@ -163,10 +163,19 @@ class Doctor:
             return None
         ended = record.completed_at or record.created_at
         left = store.objects_of(record.task_id).keys() - {image.key for image in record.images}
+        # A later attempt, of a task that was redriven a moment ago, may be writing its own.
+        left = {key for key in left if store.attempt_of(key) <= record.attempt}
         if fix:
             store.delete_objects(left)
-            store.close(record.task_id)
+            self._close(store, record.task_id)
         return Finding("left behind", record.task_id, ended, fix, record.tenant) if left else None
+
+    def _close(self, store: TaskStore, task_id: str) -> None:
+        """Takes the task off the list, and puts it back if it has begun anew since its record was read."""
+        store.close(task_id)
+        stored = store.read(task_id)
+        if stored is not None and Record.from_json(stored.body).status not in TERMINAL:
+            store.open(task_id)
 
 
 def build(settings: Settings) -> Doctor:

@@ -1,21 +1,67 @@
-"""TaskQueue's contract, on moto and (``make test-emulators``) on MiniStack."""
+"""TaskQueue's contract, on moto, (``make test-emulators``) on MiniStack, and on the stand-in in memory."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from handler.aws.queue import TaskQueue
 from handler.errors import ServiceFault
 
+from ..memory_queue import MemoryQueue
+
 if TYPE_CHECKING:
     from handler.cli.local.aws import Resources
     from handler.settings import Settings
 
 pytestmark = pytest.mark.contract
+ON_AWS = pytest.mark.parametrize("queues", ["aws"], indirect=True)
+"""What the stand-in has no part in: URLs that lead nowhere."""
+
+
+@pytest.fixture(params=["aws", "memory"])
+def queues(request: pytest.FixtureRequest) -> tuple[TaskQueue, TaskQueue]:
+    """A queue and its dead letters."""
+    if request.param == "memory":
+        dead = MemoryQueue(time.time, pause=time.sleep)
+        queue = MemoryQueue(time.time, visibility=30, max_receives=3, dead=dead, pause=time.sleep)
+        return cast("TaskQueue", queue), cast("TaskQueue", dead)
+    settings: Settings = request.getfixturevalue("settings")
+    resources: Resources = request.getfixturevalue("resources")
+    return TaskQueue(settings), TaskQueue(settings, resources.dead_letter_queue_url)
+
+
+@pytest.fixture
+def queue(queues: tuple[TaskQueue, TaskQueue]) -> TaskQueue:
+    return queues[0]
+
+
+def test_the_stand_in_has_the_same_methods() -> None:
+    public = {name for name in vars(TaskQueue) if not name.startswith("_")}
+    assert public <= set(vars(MemoryQueue))
+
+
+def test_what_is_said_beside_the_body_arrives(queue: TaskQueue) -> None:
+    trace = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
+    queue.send("a", trace=trace, tenant="alice")
+    queue.send("b")
+    told: dict[str, tuple[str | None, str | None]] = {}
+    while len(told) < 2:
+        told |= {one.body: (one.trace, one.tenant) for one in queue.receive(10, wait=2)}
+    assert told == {"a": (trace, "alice"), "b": (None, None)}
+
+
+def test_messages_are_counted(queue: TaskQueue) -> None:
+    assert queue.backlog().empty
+    for delay in (0, 0, 60):
+        queue.send("a", delay=delay)
+    assert len(queue.receive(1, wait=1)) == 1
+    backlog = queue.backlog()
+    assert (backlog.visible, backlog.hidden, backlog.delayed, backlog.empty) == (1, 1, 1, False)
+    assert backlog.retention > 0
 
 
 def test_what_is_sent_is_received(queue: TaskQueue) -> None:
@@ -68,15 +114,13 @@ def test_a_delayed_message_waits(queue: TaskQueue) -> None:
     assert len(queue.receive(wait=3)) == 1
 
 
-def test_a_message_that_is_never_deleted_ends_among_the_dead(
-    queue: TaskQueue, settings: Settings, resources: Resources
-) -> None:
+def test_a_message_that_is_never_deleted_ends_among_the_dead(queues: tuple[TaskQueue, TaskQueue]) -> None:
+    queue, dead = queues
     sent = queue.send("poison")
     for _ in range(3):
         (message,) = queue.receive(wait=1)
         queue.change_visibility(message.receipt_handle, 0)
     assert queue.receive(wait=1) == []
-    dead = TaskQueue(replace(settings, queue_url=resources.dead_letter_queue_url))
     assert [message.message_id for message in dead.receive(wait=1)] == [sent]
 
 
@@ -94,6 +138,7 @@ def test_a_handle_that_means_nothing_does_no_harm(queue: TaskQueue) -> None:
     queue.change_visibility(message.receipt_handle, 5)
 
 
+@ON_AWS
 def test_a_queue_that_is_not_there_is_a_service_fault(queue: TaskQueue, settings: Settings) -> None:
     nowhere = TaskQueue(replace(settings, queue_url=queue.url + "-nowhere"))
     with pytest.raises(ServiceFault, match="SQS failed to send"):

@@ -1,4 +1,4 @@
-"""TaskStore's contract, on moto and (``make test-emulators``) on MiniStack."""
+"""TaskStore's contract, on moto, (``make test-emulators``) on MiniStack, and on the stand-in in memory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
@@ -19,8 +19,10 @@ from handler.aws.store import FAR_FUTURE_MS, TaskStore, index_name
 from handler.aws.weights import fetch_model
 from handler.contract.record import Record
 from handler.contract.request import GenerationRequest
-from handler.errors import LostRace, NotFound, ServiceFault
+from handler.errors import InvalidRequest, LostRace, NotFound, ServiceFault
 from handler.task import moves
+
+from ..memory import Bucket, MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +34,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.contract
 KEEP = timedelta(days=1)
+ON_AWS = pytest.mark.parametrize("store", ["aws"], indirect=True)
+"""What the stand-in has no part in: URLs, and the headers and signatures behind them."""
+HAS_NO_STAND_IN = {"presign", "presign_any"}
+
+
+@pytest.fixture(params=["aws", "memory"])
+def store(request: pytest.FixtureRequest) -> TaskStore:
+    if request.param == "memory":
+        return cast("TaskStore", MemoryStore(Bucket(lambda: datetime.now(UTC))))
+    return TaskStore(request.getfixturevalue("settings"))
 
 
 def record(task_id: str, clock: Clock, prompt: str = "fox") -> Record:
@@ -138,6 +150,7 @@ def test_index_names_sort_by_time_descending(clock: Clock) -> None:
     assert int(early[:13]) == FAR_FUTURE_MS - 1767323045678
 
 
+@ON_AWS
 def test_a_presigned_url_yields_the_image_with_its_headers(store: TaskStore, settings: Settings) -> None:
     key = store.image_key("task-1", 2, 0, "png")
     store.put_image(key, b"\x89PNG...", "image/png")
@@ -172,6 +185,116 @@ def test_health_is_kept(store: TaskStore) -> None:
     loaded, failed = store.read_reports()
     assert [one.body["model_status"] for one in (loaded, failed)] == ["available", "unavailable"]
     assert timedelta(0) <= failed.at - loaded.at < timedelta(minutes=1)
+
+
+def test_the_stand_in_has_the_same_methods() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert public(TaskStore) - public(MemoryStore) == HAS_NO_STAND_IN
+    assert public(MemoryStore) <= public(TaskStore)
+
+
+def test_open_tasks_are_listed_until_they_are_closed(store: TaskStore, clock: Clock) -> None:
+    began = datetime.now(UTC)
+    for tenant, name in ((None, "b"), (None, "a"), ("alice", "a")):
+        store.for_tenant(tenant).announce(record(name, clock))
+    listed = list(store.open_tasks())
+    assert [(one.tenant, one.task_id) for one in listed] == [(None, "a"), (None, "b"), ("alice", "a")]
+    assert all(abs(one.since - began) < timedelta(minutes=1) for one in listed)
+    assert [one.name for one in store.open_tasks(listed[0].name)] == [one.name for one in listed[1:]]
+    store.close("a")
+    store.close("a")  # twice does no harm
+    store.for_tenant("alice").close("a")
+    assert [one.task_id for one in store.open_tasks()] == ["b"]
+    store.open("a")
+    assert [one.task_id for one in store.open_tasks()] == ["a", "b"]
+
+
+def test_what_a_task_left_behind_is_found_and_deleted(store: TaskStore, clock: Clock) -> None:
+    store.create(record("a", clock))
+    store.create(record("another", clock))
+    keys = [store.image_key("a", 1, 0, "png"), store.checkpoint_key("a"), store.preview_key("a")]
+    store.put_image(keys[0], b"one", "image/png")
+    store.put_checkpoint("a", b"steps")
+    store.put_image(keys[2], b"small", "image/jpeg")
+    left = store.objects_of("a")
+    assert sorted(left) == sorted(keys)
+    assert all(abs(at - datetime.now(UTC)) < timedelta(minutes=1) for at in left.values())
+    assert (store.read_image(keys[0]), store.read_checkpoint("a")) == (b"one", b"steps")
+    store.delete_checkpoint("a")
+    store.delete_checkpoint("a")  # twice does no harm
+    assert store.read_checkpoint("a") == b""
+    store.delete_objects(store.objects_of("a"))
+    assert store.objects_of("a") == {}
+    assert store.read("a") is not None
+
+
+def test_the_doctor_finds_its_place_again(store: TaskStore) -> None:
+    assert store.read_doctors_place() is None
+    store.write_doctors_place("-/a")
+    assert store.read_doctors_place() == "-/a"
+    store.write_doctors_place(None)
+    assert store.read_doctors_place() is None
+
+
+def test_what_is_a_tenants_is_nobody_elses(store: TaskStore, clock: Clock) -> None:
+    alice, bob = store.for_tenant("alice"), store.for_tenant("bob")
+    alice.announce(record("a", clock))
+    alice.create(record("a", clock))
+    key = alice.image_key("a", 1, 0, "png")
+    alice.put_image(key, b"one", "image/png")
+    assert [one.read("a") is not None for one in (store, alice, bob)] == [False, True, False]
+    assert [len(one.newest(10)[0]) for one in (store, alice, bob)] == [0, 1, 0]
+    assert [one.tenant for one in store.all_tenants()] == [None, "alice"]
+    for other in (store, bob):
+        with pytest.raises(NotFound):
+            other.read_image(key)
+        with pytest.raises(NotFound):
+            other.delete_objects([key])
+    for name in ("", "-", "a/b", ".."):
+        with pytest.raises(InvalidRequest):
+            store.for_tenant(name)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "-a", "x" * 129])
+def test_no_name_leads_out_of_its_folder(store: TaskStore, name: str) -> None:
+    for call in (store.read, store.open, store.objects_of, store.read_checkpoint, store.read_upload):
+        with pytest.raises(NotFound):
+            call(name)
+
+
+def test_a_list_is_filtered(store: TaskStore, clock: Clock) -> None:
+    for number in range(4):
+        clock.forward(1)
+        store.announce(record(f"t{number}", clock))
+        store.create(record(f"t{number}", clock))
+    page, cursor = store.newest(1, None, lambda found: found["task_id"] in {"t0", "t2"})
+    assert [Record.from_json(one.body).task_id for one in page] == ["t2"]
+    page, cursor = store.newest(1, cursor, lambda found: found["task_id"] in {"t0", "t2"})
+    assert ([Record.from_json(one.body).task_id for one in page], cursor) == (["t0"], None)
+
+
+def test_an_upload_is_kept(store: TaskStore) -> None:
+    assert store.read_upload("u") is None
+    store.put_upload("u", b"12345", "image/png")
+    upload = store.read_upload("u")
+    assert upload is not None
+    assert (upload.size, upload.body) == (5, b"12345")
+
+
+def test_spending_is_compared_and_swapped(store: TaskStore, clock: Clock) -> None:
+    day = clock().date()
+    assert store.read_spending(day) is None
+    first = store.write_spending(day, b"{}", None)
+    with pytest.raises(LostRace):
+        store.write_spending(day, b"[]", None)
+    store.write_spending(day, b"[1]", first)
+    with pytest.raises(LostRace):
+        store.write_spending(day, b"[2]", first)
+    kept = store.read_spending(day)
+    assert kept is not None
+    assert kept.body == b"[1]"
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .run import LEASE
+from .scaled import LEASE
 
 if TYPE_CHECKING:
     from .run import Outcome
@@ -72,7 +72,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
     signals = Counter(signal.Signals(kill.signal).name for kill in fleet.kills)
     violations = [
         *outcome.witness.violations, *fleet.violations, *ended.lost, *ended.stuck, *ended.doubled, *ended.wrong,
-        *ended.left, *again.late, *filter(None, [outcome.stuck_after]),
+        *ended.left, *again.late, *filter(None, [outcome.stuck_after, outcome.care.fault and repr(outcome.care.fault)]),
     ]  # fmt: skip
     statuses = Counter(record.status for record in ended.records.values())
     return {
@@ -105,6 +105,8 @@ def figures(outcome: Outcome) -> dict[str, Any]:
             if all_
         },
         "reruns_disturbed": again.disturbed,
+        "doctor": {"rounds": outcome.care.rounds, "broken_off": outcome.care.broken, "mended": outcome.care.mended},
+        "redriven": outcome.care.redriven,
         "lost": len(ended.lost),
         "doubled": len(ended.doubled),
         "wrong": len(ended.wrong),

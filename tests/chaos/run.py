@@ -15,7 +15,8 @@ from handler.aws.store import TaskStore
 from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
 from handler.settings import Settings
 
-from . import steps
+from . import scaled, steps
+from .care import CARE, Care
 from .checks import Backstage, Ended, check, compare
 from .fleet import ONE_THREAD, Fleet, Zygote
 from .load import Load, plan
@@ -30,17 +31,11 @@ if TYPE_CHECKING:
 
 WORKERS = 3
 TASKS_A_KILL = 5
-LEASE = 6
-VISIBILITY = 30
-"""The queue's own, longer than the lease, as a queue that also serves Lambda has it."""
-MAX_RECEIVES = 50
 MODEL = {"DTYPE": "float32", "MAX_BATCH": "4"}
 """float32, so that pictures can be compared to one step of 255 whatever company they were drawn in."""
 WORKER = {
     **MODEL,
-    "LEASE": str(LEASE),
-    "BEAT_EVERY": "0.5",
-    "FIRST_BEAT": "0.5",
+    **scaled.VARIABLES,
     "CHECKPOINT_EVERY": "0.5",
 }
 
@@ -55,6 +50,7 @@ class Outcome:
     witness: Witness
     fleet: Fleet
     load: Load
+    care: Care
     ended: Ended = field(default_factory=Ended)
     spent: steps.Spent = field(default_factory=steps.Spent)
     seconds: float = 0.0
@@ -70,7 +66,7 @@ def run(seed: int, tasks: int, folder: Path, *, limit: float, settings: dict[str
     try:
         with EmbeddedAws() as aws:
             proxy = Proxy(aws.endpoint, schedule, witness)
-            resources = create_resources(aws.endpoint, visibility=VISIBILITY, max_receives=MAX_RECEIVES)
+            resources = create_resources(aws.endpoint, visibility=scaled.VISIBILITY, max_receives=scaled.MAX_RECEIVES)
             environ = {
                 "PATH": os.environ["PATH"],
                 "HOME": "/nonexistent",
@@ -85,10 +81,13 @@ def run(seed: int, tasks: int, folder: Path, *, limit: float, settings: dict[str
             schedule.armed = True
             fleet = Fleet(WORKERS, zygote, proxy, witness, environ, folder)
             load = _load(plan(seed, tasks), proxy.door("callers"), environ, witness)
-            outcome = Outcome(seed, tasks, schedule, witness, fleet, load)
+            care = Care(Settings.load({**environ, "AWS_ENDPOINT_URL": proxy.door(CARE)}), scaled.DOCTOR_EVERY)
+            care.start()
+            outcome = Outcome(seed, tasks, schedule, witness, fleet, load, care)
             backstage = Backstage(aws.endpoint, resources)
             _work(outcome, random.Random(f"kills {seed}"), backstage, began + limit)
             schedule.armed = False
+            care.stop()
             fleet.stop()
             fleet.read_logs()
             completions = Counter(

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 from handler.contract.record import Lease, Record
 from handler.contract.statuses import TERMINAL
 
+from .care import CARE
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -140,7 +142,8 @@ class Witness:
         new, told = seen.record, f"{seen.who} wrote {seen.record.status} of attempt {seen.record.attempt}"
         if new.sequence != old.sequence + 1:
             self._accuse(name, f"sequence went from {old.sequence} to {new.sequence}")
-        if old.status in TERMINAL:
+        redriven = seen.who == CARE and (old.status, new.status) == ("failed", "pending")
+        if old.status in TERMINAL and not redriven:
             self._accuse(name, f"{told} over {old.status}")
         if (new.fingerprint, new.created_at, new.task_id) != (old.fingerprint, old.created_at, old.task_id):
             self._accuse(name, f"{told} of another request")

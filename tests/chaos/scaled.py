@@ -1,0 +1,36 @@
+"""A deployment's counts, as infra/template.yaml has them, and its durations, all divided by one factor."""
+
+from __future__ import annotations
+
+import re
+
+from tests.infra.template import Template, read
+
+FACTOR = 10
+TEMPLATE = Template(read("template.yaml"))
+QUEUE = TEMPLATE.resources()["Queue"]["Properties"]
+
+
+def seconds(parameter: str) -> float:
+    """A duration among the template's parameters, as it is by default."""
+    return float(TEMPLATE.parameter(parameter)) / FACTOR
+
+
+def doctor_every() -> float:
+    """Seconds between two of the doctor's rounds."""
+    rates = [re.search(r"rate\((\d+) minutes\)", str(one)) for one in TEMPLATE.resources().values()]
+    (minutes,) = [int(found[1]) for found in rates if found]
+    return minutes * 60 / FACTOR
+
+
+LEASE = round(seconds("Lease"))
+VISIBILITY = round(float(QUEUE["VisibilityTimeout"]) / FACTOR)
+MAX_RECEIVES = int(QUEUE["RedrivePolicy"]["maxReceiveCount"])
+DOCTOR_EVERY = doctor_every()
+VARIABLES = {
+    "LEASE": str(LEASE),
+    "BEAT_EVERY": str(seconds("BeatEvery")),
+    "FIRST_BEAT": str(seconds("FirstBeat")),
+    "STUCK_AFTER": str(seconds("StuckAfter")),
+    "MAX_TRIES": TEMPLATE.parameter("MaxTries"),
+}
