@@ -20,12 +20,15 @@ from .errors import ModelUnavailable, ServiceFault
 from .logs import configured, logger
 from .work import liveness, serving
 from .work.polling import POLL_SECONDS, Poller, serve_dead_letters
+from .work.serving import MOST_TASKS
 
 if TYPE_CHECKING:
     from .aws.queue import Message
     from .settings import Settings
     from .work.serving import Generate
 
+AHEAD = 1
+"""Messages that are received though all slots are taken; they are kept hidden."""
 MOST_MESSAGES = 10
 """The most messages that SQS returns per request."""
 FINISH_WITHIN = 5.0
@@ -47,6 +50,8 @@ class Worker:
         self._poller = Poller(queue, self._stop, hidden=settings.lease, wait=poll_seconds)
         self._free = threading.Condition()
         self._running = 0
+        self._in_hand = 0
+        """Of those that run: the ones that are drawn, or wait to be. The others encode, upload and commit."""
         self._capacity = 0
         self._failed = threading.Event()
         self._released_all = False
@@ -92,6 +97,7 @@ class Worker:
             for message in self._poller.receive(min(free, MOST_MESSAGES)):
                 with self._free:
                     self._running += 1
+                    self._in_hand += 1
                 self._app.threads.submit(self._serve, message)
         with self._free:
             self._free.wait_for(lambda: self._running == 0 or self._released_all)
@@ -99,6 +105,9 @@ class Worker:
                 self._alarm.cancel()
         if self._failed.is_set():
             for message in self._poller.receive_now(MOST_MESSAGES):
+                with self._free:
+                    self._running += 1
+                    self._in_hand += 1
                 self._serve(message)  # without a model: recorded as pending, and returned to the queue
         return int(self.failed)
 
@@ -121,15 +130,22 @@ class Worker:
         return None
 
     def _wait_for_slot(self) -> int:
-        """Waits for a free slot and returns how many there are; 0 once stopped. Tells meanwhile that it is alive."""
+        """Waits until there is room for a message and returns for how many; 0 once stopped. Tells meanwhile that it is
+        alive.
+        """
         while True:
             self._tell_alive()
             with self._free:
-                self._free.wait_for(lambda: self._stop.is_set() or self._running < self._capacity, POLL_SECONDS)
+                self._free.wait_for(lambda: self._stop.is_set() or self._room() > 0, POLL_SECONDS)
                 if self._stop.is_set():
                     return 0
-                if self._running < self._capacity:
-                    return self._capacity - self._running
+                if (room := self._room()) > 0:
+                    return room
+
+    def _room(self) -> int:
+        """The engine's free slots and one message more, so that the engine never waits for a poll."""
+        ahead = AHEAD if self._capacity else 0
+        return min(self._capacity + ahead - self._in_hand, MOST_TASKS - self._running)
 
     def _tell_alive(self) -> None:
         """To its container, unless it is broken or SQS did not answer the last poll; and to the API's health."""
@@ -138,8 +154,17 @@ class Worker:
         self._app.renew()
 
     def _serve(self, message: Message) -> None:
+        drawn = threading.Event()
+
+        def leaves() -> None:
+            """The engine's slot is free, or none was taken: the next message may come, while this one's task ends."""
+            with self._free:
+                self._in_hand -= not drawn.is_set()
+                drawn.set()
+                self._free.notify_all()
+
         try:
-            if self._app.serve(message):
+            if self._app.serve(message, leaves):
                 # After a crash before the delete the message is delivered again, to a terminal record: nothing is
                 # rerun.
                 self._queue.delete(message.receipt_handle)
@@ -148,6 +173,7 @@ class Worker:
         except Exception:
             logger.exception("the handler broke", message_id=message.message_id)
         finally:
+            leaves()
             with self._free:
                 self._running -= 1
                 self._free.notify_all()

@@ -122,8 +122,8 @@ class MemoryStore:
     def image_key(self, task_id: str, attempt: int, index: int, extension: str) -> str:
         return self._key(task_id, f"{attempt}/{index}.{extension}")
 
-    def checkpoint_key(self, task_id: str) -> str:
-        return self._key(task_id, "checkpoint")
+    def checkpoint_key(self, task_id: str, name: str = "") -> str:
+        return self._key(task_id, f"checkpoint-{name}" if name else "checkpoint")
 
     def preview_key(self, task_id: str) -> str:
         return self._key(task_id, "preview.jpg")
@@ -231,15 +231,15 @@ class MemoryStore:
     def delete_image(self, key: str) -> None:
         self._delete(self._own(key))
 
-    def put_checkpoint(self, task_id: str, body: bytes) -> None:
-        self._put(self.checkpoint_key(task_id), body)
+    def put_checkpoint(self, task_id: str, body: bytes, name: str = "") -> None:
+        self._put(self.checkpoint_key(task_id, name), body)
 
-    def read_checkpoint(self, task_id: str) -> bytes:
-        stored = self._get(self.checkpoint_key(task_id))
+    def read_checkpoint(self, task_id: str, name: str = "") -> bytes:
+        stored = self._get(self.checkpoint_key(task_id, name))
         return stored.body if stored else b""
 
-    def delete_checkpoint(self, task_id: str) -> None:
-        self._delete(self.checkpoint_key(task_id))
+    def delete_checkpoint(self, task_id: str, name: str = "") -> None:
+        self._delete(self.checkpoint_key(task_id, name))
 
     def put_upload(self, upload_id: str, body: bytes, content_type: str) -> None:
         self._put(self.upload_key(upload_id), body)

@@ -97,6 +97,7 @@ class PlainEngine:
     between: Callable[[], None] = nothing
     decoding: Callable[[], None] = nothing
     fault: BaseException | None = None
+    named: str = ""
     drawn: list[str] = field(default_factory=list)
     resumed: list[bytes] = field(default_factory=list)
     given: list[bytes] = field(default_factory=list)
@@ -126,7 +127,7 @@ class PlainEngine:
         return Developed(pictures, text=0.01, denoise=0.02, decode=0.01, batch_size=1)
 
     def checkpoint_name(self, request: GenerationRequest, image: bytes = b"") -> str:
-        return f"{request.seed or 0:016x}"
+        return self.named
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
         pairs = zip(developed.pictures, request.seeds(), strict=True)

@@ -143,9 +143,11 @@ class TaskStore:
         """Each attempt has its own prefix, so that one that lost its lease cannot overwrite the next one's images."""
         return self._key(task_id, f"{attempt}/{index}.{extension}")
 
-    def checkpoint_key(self, task_id: str) -> str:
-        """One key for all attempts: whatever any of them saves belongs to the same picture."""
-        return self._key(task_id, "checkpoint")
+    def checkpoint_key(self, task_id: str, name: str = "") -> str:
+        """One key for all attempts whose steps are of the same picture: ``name`` (hex) tells it, the dtype included, so
+        that a worker of another dtype overwrites no longer checkpoint of the first.
+        """
+        return self._key(task_id, f"checkpoint-{name}" if name else "checkpoint")
 
     def preview_key(self, task_id: str) -> str:
         return self._key(task_id, "preview.jpg")
@@ -297,16 +299,16 @@ class TaskStore:
         self._relative(key)
         s3.delete(self._s3, key, "delete an image")
 
-    def put_checkpoint(self, task_id: str, body: bytes) -> None:
-        s3.put(self._s3, self.checkpoint_key(task_id), body, "write a checkpoint")
+    def put_checkpoint(self, task_id: str, body: bytes, name: str = "") -> None:
+        s3.put(self._s3, self.checkpoint_key(task_id, name), body, "write a checkpoint")
 
-    def read_checkpoint(self, task_id: str) -> bytes:
+    def read_checkpoint(self, task_id: str, name: str = "") -> bytes:
         """The checkpoint; empty if there is none."""
-        stored = s3.get(self._s3, self.checkpoint_key(task_id))
+        stored = s3.get(self._s3, self.checkpoint_key(task_id, name))
         return stored.body if stored else b""
 
-    def delete_checkpoint(self, task_id: str) -> None:
-        s3.delete(self._s3, self.checkpoint_key(task_id), "delete a checkpoint")
+    def delete_checkpoint(self, task_id: str, name: str = "") -> None:
+        s3.delete(self._s3, self.checkpoint_key(task_id, name), "delete a checkpoint")
 
     def upload_key(self, upload_id: str) -> str:
         """The key of an input image, which any number of requests may use. Raises NotFound for an invalid id."""

@@ -121,10 +121,19 @@ def claim(
             "started_at": now,
             "request": request,
             "model": model,
+            "warnings": [*free.warnings, *_begun_anew(free, model)],
             "progress": None,
             "error": None,
         }
     )
+
+
+def _begun_anew(record: Record, model: ModelRef) -> list[str]:
+    """A picture is of one dtype from its first step to its last."""
+    old = record.model
+    if old is None or old.dtype == model.dtype or not record.saved_step:
+        return []
+    return [f"begun anew in {model.dtype}: the {record.saved_step} steps that were saved are of {old.dtype}"]
 
 
 def lapsed(record: Record, now: datetime, age: float) -> Record:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Checkpoints(Protocol):
     """The part of TaskStore that SavedSteps needs."""
 
-    def read_checkpoint(self, task_id: str) -> bytes: ...
-    def put_checkpoint(self, task_id: str, body: bytes) -> None: ...
-    def delete_checkpoint(self, task_id: str) -> None: ...
+    def read_checkpoint(self, task_id: str, name: str = "") -> bytes: ...
+    def put_checkpoint(self, task_id: str, body: bytes, name: str = "") -> None: ...
+    def delete_checkpoint(self, task_id: str, name: str = "") -> None: ...
 
 
 class SavedSteps:
@@ -32,6 +32,8 @@ class SavedSteps:
         self.may_exist, self._every = may_exist, every
         self._saved_at = time.monotonic()
         self._writing = threading.Lock()
+        self.name = ""
+        """What the checkpoint is called: the picture's identity, dtype included. Set before ``load``."""
         self.step = 0
         """Steps in the checkpoint that this attempt wrote last."""
 
@@ -41,7 +43,7 @@ class SavedSteps:
 
     def load(self) -> bytes:
         """An earlier attempt's checkpoint, empty if there is none. No request is made unless there may be one."""
-        return self._checkpoints.read_checkpoint(self._task_id) if self.may_exist else b""
+        return self._checkpoints.read_checkpoint(self._task_id, self.name) if self.may_exist else b""
 
     def save(self, running: Running | None, step: int) -> int:
         """Writes a checkpoint of ``step`` steps; returns its size in bytes, 0 if there is nothing to save."""
@@ -49,7 +51,7 @@ class SavedSteps:
             body = running.snapshot() if running else b""
             if body:
                 self.may_exist = True
-                self._checkpoints.put_checkpoint(self._task_id, body)
+                self._checkpoints.put_checkpoint(self._task_id, body, self.name)
                 self.step, self._saved_at = max(step, self.step), time.monotonic()
         return len(body)
 
@@ -58,6 +60,6 @@ class SavedSteps:
         if not self.may_exist:
             return
         try:
-            self._checkpoints.delete_checkpoint(self._task_id)
+            self._checkpoints.delete_checkpoint(self._task_id, self.name)
         except ServiceFault as fault:
             logger.warning("a checkpoint was left behind", task_id=self._task_id, fault=fault.message)

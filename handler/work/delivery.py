@@ -27,7 +27,7 @@ class Returned(Exception):
 @dataclass
 class Delivery:
     """``deadline`` (time.monotonic): when the host ends; ``hidden`` keeps the message hidden until then;
-    ``attempt`` is its task's, once that is claimed.
+    ``attempt`` is its task's, once that is claimed; ``drawn`` is called when that needs the engine no longer.
 
     ``tries``: faults of its task so far, counting the one that may come now. Until the record is read it is the receive
     count, which also counts receipts while another attempt held the task.
@@ -39,6 +39,7 @@ class Delivery:
     chance: Callable[[], float]
     tries: int = 1
     attempt: Attempt | None = None
+    drawn: Callable[[], None] = lambda: None
     whole: float = field(init=False)
     """Seconds that the host had in all."""
 

@@ -63,6 +63,7 @@ class AttemptRunner:
         if request is None:
             raise Internal("a claimed record has a request")
         image = inputs.bytes_of(attempt.record, attempt.input)
+        attempt.saved.name = engine.checkpoint_name(request, image)
         checkpoint = attempt.saved.load()
         attempt.budget.begin()
         try:

@@ -149,13 +149,14 @@ class Generate:
         self._stopping = True
         self._heartbeat.release_all()
 
-    def serve(self, message: Message) -> bool:
-        """Serves one message in this thread.
+    def serve(self, message: Message, drawn: Callable[[], None] = lambda: None) -> bool:
+        """Serves one message in this thread. ``drawn`` is called when its task needs the engine's slot no longer.
 
         True: the message can be deleted, because its task has ended or another message stands for it. False: it stays
         in the queue, its visibility timeout set.
         """
         with self._received(message, float("inf")) as delivery:
+            delivery.drawn = drawn
             return self._served(delivery)
 
     @contextmanager
@@ -245,6 +246,7 @@ class Generate:
         message = delivery.message
         delivery.attempt = None
         with ExitStack() as slot:
+            slot.callback(delivery.drawn)
             if (refused := self._take_place(delivery, engine, slot)) is not None:
                 delivery.give_back(refused, after=0)
             began = time.perf_counter()

@@ -19,7 +19,6 @@ from handler.contract.record import Record
 from handler.contract.request import parse
 from handler.contract.statuses import TERMINAL
 from handler.errors import Conflict, DarkroomError, InvalidRequest, ServiceFault
-from handler.logs import logger
 from handler.settings import Settings
 from handler.work.serving import Generate
 from handler.worker import Worker
@@ -57,7 +56,6 @@ LONGEST = 900
 """Seconds that whoever is no worker may take: Lambda ends what takes longer."""
 MOST_ROUNDS = 1_500
 """Of the end, until it is clear that there is none: ten days of the doctor's rounds."""
-logger.setLevel("CRITICAL")
 
 
 class World:

@@ -157,13 +157,13 @@ MAY = {
         "get": [
             "tasks/*/status.json",
             "tenants/*/tasks/*/status.json",
-            "tasks/*/checkpoint",
-            "tenants/*/tasks/*/checkpoint",
+            "tasks/*/checkpoint*",
+            "tenants/*/tasks/*/checkpoint*",
             "uploads/*",
             "tenants/*/uploads/*",
         ],
         "put": ["tasks/*", "tenants/*/tasks/*", "index/*", "tenants/*/index/*", "open/*", *REPORTS],
-        "delete": ["tasks/*/checkpoint", "tenants/*/tasks/*/checkpoint", "open/*"],
+        "delete": ["tasks/*/checkpoint*", "tenants/*/tasks/*/checkpoint*", "open/*"],
         "send": ["tasks"],
     },
     "SubmitRole": {
@@ -215,8 +215,8 @@ MAY = {
         "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "health/doctor.json"],
         "delete": [
             "open/*",
-            "tasks/*/checkpoint",
-            "tenants/*/tasks/*/checkpoint",
+            "tasks/*/checkpoint*",
+            "tenants/*/tasks/*/checkpoint*",
             "tasks/*/preview.jpg",
             "tenants/*/tasks/*/preview.jpg",
             "tasks/*/*/*",

@@ -15,7 +15,7 @@ from handler.errors import Conflict, NotFound, WorkerBroken
 from handler.work.serving import Generate
 from handler.worker import Worker
 
-from ..support import Clock, PlainEngine, answer_of, event_of, http_event, record_of, sqs_event
+from ..support import CARD, Clock, PlainEngine, answer_of, event_of, http_event, record_of, sqs_event
 
 if TYPE_CHECKING:
     from handler.api.results import Status
@@ -317,3 +317,24 @@ def test_the_eta_counts_what_follows_the_steps(
     Generate(quick, store, queue, lambda _: plain).handle(sqs_event(BODY, ids=["mine"]), None)
     assert etas
     assert min(etas) > 1
+
+
+def test_a_worker_of_another_dtype_begins_anew_and_says_so(
+    settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine, clock: Clock
+) -> None:
+    """And leaves the first one's steps alone: the key names the dtype."""
+    first = Generate(settings, store, queue, lambda _: plain, now=clock)
+    plain.named, plain.between = "aa", first.suspend
+    assert first.handle(sqs_event('{"prompt": "fox", "task_id": "mine"}'), None) == {"batchItemFailures": []}
+    assert record_of(store, "mine").saved_step > 0
+    card = CARD.model_copy(update={"dtype": "bfloat16"})
+    other = PlainEngine(card=card, named="bb")
+    (message,) = queue.receive(wait=1)
+    second = Generate(settings, store, queue, lambda _: other, now=clock)
+    assert second.handle(event_of(message), None) == {"batchItemFailures": []}
+    record = record_of(store, "mine")
+    assert record.status == "completed"
+    (warning,) = record.warnings
+    assert warning.startswith("begun anew in bfloat16")
+    assert other.resumed == [b""]
+    assert store.read_checkpoint("mine", "aa")  # S3's lifecycle deletes it with the task
