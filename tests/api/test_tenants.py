@@ -405,7 +405,7 @@ def test_the_doctor_clears_up_after_each_tenant_and_touches_no_others(
 ) -> None:
     alice, bob = store.for_tenant("alice"), store.for_tenant("bob")
     for own in (alice, bob):
-        own.put_image(own.image_key("mine", 7, 0, "png"), b"image of an attempt that lost", "image/png")
+        own.put_image(own.image_key("mine", 1, 7, "png"), b"an image that the record does not name", "image/png")
         own.put_checkpoint("mine", b"steps")
         own.put_image(own.preview_key("mine"), b"a thumbnail", "image/jpeg")
         generate.handle(sqs_event(FOX, tenant=own.tenant), None)
@@ -415,6 +415,9 @@ def test_the_doctor_clears_up_after_each_tenant_and_touches_no_others(
     findings = Doctor(settings, store, queue, now=clock).examine(fix=True)
     assert [(one.tenant, one.kind, one.mended) for one in findings] == [("alice", "left behind", True)]
     assert alice.read_image(alice.image_key("mine", 1, 0, "png"))
+    with pytest.raises(NotFound):
+        alice.read_image(alice.image_key("mine", 1, 7, "png"))
+    assert bob.read_image(bob.image_key("mine", 1, 7, "png"))
     assert (alice.read_checkpoint("mine"), bob.read_checkpoint("mine")) == (b"", b"steps")
 
 

@@ -41,7 +41,6 @@ def breaks(self, request, *args, **kwargs):
     return develop(self, request, *args, **kwargs)
 PipelineEngine.develop = breaks
 """
-RECEIVES = 2
 SWAPPED = {"PackageType", "ImageConfig", "Code"}
 
 
@@ -69,5 +68,4 @@ def shimmed() -> dict[str, Any]:
             }
     body["Resources"]["GenerateMapping"]["Properties"]["BatchSize"] = 2
     body["Resources"]["GenerateMapping"]["Properties"]["ScalingConfig"]["MaximumConcurrency"] = 2
-    body["Resources"]["Queue"]["Properties"]["RedrivePolicy"]["maxReceiveCount"] = RECEIVES
     return body

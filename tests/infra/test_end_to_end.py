@@ -90,6 +90,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
         "UrlLifetime": str(URL_LIFETIME),
         "Lease": "15",
         "MaxBatch": "2",
+        "MaxTries": "2",
         "Tenants": "true",
     }
     with ministack_server(request.config.getoption("--ministack"), tls=True) as (url, certificate):
