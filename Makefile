@@ -23,12 +23,13 @@ run: $(VENV)/installed ## Installs into .venv and draws PROMPT through SQS, work
 serve: $(VENV)/installed ## The HTTP API and the page on 127.0.0.1:8000, with a worker
 	$(BIN)/darkroom serve --port 8000
 
-# In two processes: tests that draw with a real pipeline in one, for two such at a time slow each other, all others in both.
+# In three processes, for most tests wait more than they compute. Tests that draw with a real pipeline stay in one, for two
+# such at a time slow each other; what takes longest begins first.
 test: $(VENV)/installed ## All tests that need nothing but Python and make
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
-quick: $(VENV)/installed ## All that needs no pipeline, in under a minute
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not ($(OTHERS) or pipeline or slow)"
+quick: $(VENV)/installed ## All that needs no pipeline, in a minute or two
+	$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not ($(OTHERS) or pipeline or slow)"
 
 # The page in Chromium, against darkroom serve. Installs Debian's chromium where it is missing (as root), and fetches
 # axe-core from npm's registry into build/.
