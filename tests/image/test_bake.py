@@ -8,17 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import boto3
 import pytest
 
 from handler.cli.local.aws import CREDENTIALS
 from handler.contract.health import baked_card
 from handler.engine.loading import load_pipeline
 from handler.settings import BUILT_IN_MODEL, Settings
-
-if TYPE_CHECKING:
-    from handler.aws.store import TaskStore
 
 pytestmark = pytest.mark.image
 
@@ -53,10 +50,13 @@ def test_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (loaded.id, loaded.revision) == ("models/mine", "v1")
 
 
-def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings, store: TaskStore) -> None:
+def test_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings, endpoint: str) -> None:
+    s3 = boto3.client("s3", endpoint_url=endpoint)
     for path in BUILT_IN_MODEL.rglob("*"):
         if path.is_file():
-            store.put_image(f"models/one/{path.relative_to(BUILT_IN_MODEL)}", path.read_bytes(), "model/weights")
+            s3.put_object(
+                Bucket=settings.bucket, Key=f"models/one/{path.relative_to(BUILT_IN_MODEL)}", Body=path.read_bytes()
+            )
     name = f"s3://{settings.bucket}/models/one"
     done = bake(tmp_path, MODEL_ID=name, AWS_ENDPOINT_URL=settings.aws_endpoint_url, **CREDENTIALS)
     assert done.returncode == 0, done.stderr

@@ -69,7 +69,7 @@ def test_all_of_it_is_compiled_whatever_the_files_times(image: Image) -> None:
 
 
 def test_every_client_that_the_handlers_make_has_its_description(image: Image) -> None:
-    sources = [path.read_text() for path in (ROOT / "handler").glob("*.py")]
+    sources = [path.read_text() for path in (ROOT / "handler").rglob("*.py")]
     wanted = {name for text in sources for name in re.findall(r"client\(\s*\"([a-z0-9-]+)\"", text)}
     assert "sqs" in wanted
     assert [name for name in wanted if not (image.root / SITE / "botocore/data" / name).is_dir()] == []

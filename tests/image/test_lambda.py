@@ -228,11 +228,28 @@ def test_emulator_cold_warm_and_bad_events(
     assert cold.images[0].sha256 == warm.images[0].sha256
 
 
-def test_emulator_time_out(image: Image, emulator: Path, environ: dict[str, str], store: TaskStore) -> None:
-    """One second is not enough to load a model: killed in the middle, and nothing is written of the task."""
+def test_emulator_too_little_time(image: Image, emulator: Path, environ: dict[str, str], store: TaskStore) -> None:
+    """One second is not enough to load a model: the message goes back in time, and nothing is written of its task."""
     with emulated(image, emulator, environ, 1) as (invoke, _):
-        assert "timed out after 1.00 seconds" in str(invoke(sqs_event(APPLE, ids=["too-late"])))
+        assert invoke(sqs_event(APPLE, ids=["too-late"])) == {"batchItemFailures": [{"itemIdentifier": "too-late"}]}
     assert store.read("too-late") is None
+
+
+def test_emulator_time_out(image: Image, emulator: Path, environ: dict[str, str], store: TaskStore) -> None:
+    """A process that stands still is killed at the end of its invocation; its task waits for its lease alone."""
+    answers: list[Any] = []
+    with emulated(image, emulator, environ, 15) as (invoke, pid):
+        thread = threading.Thread(target=lambda: answers.append(invoke(sqs_event(LONG, ids=["stands"]))), daemon=True)
+        thread.start()
+        wait_for(store, "stands", "processing")
+        (runtime,) = children(pid)
+        os.kill(runtime, signal.SIGSTOP)
+        thread.join(60)
+        assert "timed out after 15.00 seconds" in str(answers)
+        # Another runtime serves the next one.
+        assert invoke(sqs_event(APPLE, ids=["after"])) == DONE
+    assert record_of(store, "after").cold_start
+    assert record_of(store, "stands").status == "processing"
 
 
 def test_emulator_crash(image: Image, emulator: Path, environ: dict[str, str], store: TaskStore) -> None:
