@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 logger = Logger(service="darkroom", stream=sys.stderr)
+
+
+def new_log_id() -> str:
+    """What a caller is told in place of a cause, which may hold paths, hosts and keys: the log has it under this id."""
+    return secrets.token_hex(4)
 
 
 def configured(settings: Settings | None = None) -> Settings:

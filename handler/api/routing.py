@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent, A
 
 from ..contract.paths import PATHS
 from ..errors import DarkroomError, FieldError, Internal, InvalidRequest, MethodNotAllowed, NotFound, ServiceFault
-from ..logs import logger
+from ..logs import logger, new_log_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -173,7 +172,7 @@ def _allowed(methods: Iterable[str]) -> list[str]:
 
 def _error_reply(fault: Exception) -> Reply:
     """One of ours is logged with all that is known, and its caller told the id to find it by."""
-    log_id = secrets.token_hex(4)
+    log_id = new_log_id()
     if not isinstance(fault, DarkroomError) or fault.http_status == 500:
         logger.error("unexpected fault", id=log_id, exc_info=fault)
         fault = Internal(f"something broke on our side; the log has it under id {log_id}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..contract.record import Record, Timings
 from ..errors import DarkroomError, Internal, LostRace, PipelineRefused, Suspended, WorkerBroken
-from ..logs import logger
+from ..logs import logger, new_log_id
 from ..task import inputs
 from ..task.budget import size_of
 
@@ -52,11 +52,9 @@ class AttemptRunner:
             self._end(attempt, fault)
         except (TypeError, ValueError) as fault:
             # The stock pipeline's own check of its arguments failed: another try would fail in the same way.
-            logger.exception("the pipeline refused", task_id=attempt.record.task_id)
-            self._end(attempt, PipelineRefused(f"the pipeline refused the request: {fault}"))
+            self._end(attempt, PipelineRefused(_logged("the pipeline refused the request", fault, attempt)))
         except Exception as fault:
-            logger.exception("the pipeline broke", task_id=attempt.record.task_id)
-            self._end(attempt, _named(fault))
+            self._end(attempt, _named(fault, attempt))
 
     def _complete(self, attempt: Attempt, engine: Engine, began: float, slot: ExitStack) -> None:
         request = attempt.record.request
@@ -122,10 +120,18 @@ def _save(attempt: Attempt) -> None:
         logger.warning("not saved", task_id=attempt.record.task_id, fault=f"{type(fault).__name__}: {fault}")
 
 
-def _named(fault: Exception) -> DarkroomError:
+def _named(fault: Exception, attempt: Attempt) -> DarkroomError:
+    text = _logged("the pipeline broke", fault, attempt)
     if isinstance(fault, OSError) and fault.errno in DISK_GONE:
         return WorkerBroken(f"the worker's disk: {fault.strerror}")
-    return Internal(f"the pipeline broke: {type(fault).__name__}: {fault}")
+    return Internal(text)
+
+
+def _logged(what: str, fault: Exception, attempt: Attempt) -> str:
+    """Logs a library's fault; returns what the record says of it, which holds nothing of the library's text."""
+    log_id = new_log_id()
+    logger.error(what, id=log_id, task_id=attempt.record.task_id, exc_info=fault)
+    return f"{what} ({type(fault).__name__}); the worker's log has the cause under id {log_id}"
 
 
 def _timings(record: Record, developed: Developed, *, load: float, **clocked: float) -> Timings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contract.health import cannot_load, report
 from ..errors import ModelUnavailable
-from ..logs import logger
+from ..logs import logger, new_log_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +59,7 @@ class LazyEngine:
         try:
             self._engine = engine = self._load(self._settings)
         except Exception as fault:
-            log_id = secrets.token_hex(4)
+            log_id = new_log_id()
             self._fault, self._failed_at = ModelUnavailable(cannot_load(log_id)), self._monotonic()
             known = isinstance(fault, ModelUnavailable)
             logger.critical(  # the level that "darkroom invoke" shows: nothing else tells its user the cause

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -203,7 +204,7 @@ def test_a_permanent_fault_ends_the_task(
 
 
 def test_a_passing_fault_gives_the_task_back(
-    generate: Generate, store: TaskStore, plain: PlainEngine, clock: Clock
+    generate: Generate, store: TaskStore, plain: PlainEngine, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain.fault = RuntimeError("cuBLAS hiccup")
     event = sqs_event('{"prompt": "fox"}', ids=["m-1"])
@@ -212,7 +213,7 @@ def test_a_passing_fault_gives_the_task_back(
     assert (record.status, record.lease) == ("pending", None)
     assert record.error is not None
     assert record.error.retryable
-    assert "cuBLAS hiccup" in record.error.message
+    said_in_the_log(record, caplog, "cuBLAS hiccup")
     seed = record.request.seed if record.request else None
     plain.fault = None
     assert generate.handle(event, None) == CONSUMED
@@ -305,13 +306,39 @@ def test_a_task_taken_before_its_model_was_known_fails_when_the_model_refuses_it
     assert [one.field for one in record.error.details] == ["width"]
 
 
-def test_what_the_pipeline_refuses_is_not_tried_again(generate: Generate, store: TaskStore, plain: PlainEngine) -> None:
+def test_what_the_pipeline_refuses_is_not_tried_again(
+    generate: Generate, store: TaskStore, plain: PlainEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     plain.fault = ValueError("`height` has to be divisible by 32")
     assert generate.handle(sqs_event('{"prompt": "fox"}', ids=["m-1"]), None) == CONSUMED
     record = record_of(store, "m-1")
     assert record.error is not None
     assert (record.status, record.error.code, record.error.retryable) == ("failed", "INTERNAL", False)
-    assert "divisible by 32" in record.error.message
+    said_in_the_log(record, caplog, "divisible by 32")
+
+
+def said_in_the_log(record: Record, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    """The record names the line of the log that has a library's text, and holds none of it itself."""
+    assert text not in record.to_json().decode()
+    assert record.error is not None
+    (log_id,) = re.findall(r"under id ([0-9a-f]{8})", record.error.message)
+    (line,) = [one for one in caplog.records if getattr(one, "id", None) == log_id]
+    assert line.exc_info is not None
+    assert text in str(line.exc_info[1])
+
+
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("a shape of /opt/models/mine"), FileNotFoundError(errno.ENOENT, "none", "/opt/models/mine")]
+)
+def test_what_the_pipeline_dies_of_is_for_the_log_alone(
+    settings: Settings, store: TaskStore, queue: TaskQueue, caplog: pytest.LogCaptureFixture, fault: Exception
+) -> None:
+    generate = Generate(replace(settings, max_tries=1), store, queue, lambda _: PlainEngine(fault=fault))
+    assert generate.handle(sqs_event('{"prompt": "fox"}', ids=["m-1"]), None) == CONSUMED
+    record = record_of(store, "m-1")
+    assert record.error is not None
+    assert record.error.code == "RETRIES_EXHAUSTED"
+    said_in_the_log(record, caplog, "/opt/models/mine")
 
 
 def test_a_record_from_the_future_is_an_error_in_the_log(
