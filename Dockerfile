@@ -7,7 +7,7 @@ FROM ${BASE} AS tools
 WORKDIR /src
 # pip lives in an environment of its own, so that nothing has to be taken out of the one that is shipped.
 RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/venv
-COPY pyproject.toml infra/constraints.txt infra/install.sh infra/slim.sh ./
+COPY pyproject.toml infra/constraints.txt infra/locked.txt infra/install.sh infra/slim.sh ./
 
 # Two secrets that need not be there: a pip configuration (mirrors) and a bundle of certificate authorities.
 FROM tools AS packages

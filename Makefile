@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PROMPT ?= a red apple on a blue background
 MINISTACK := .venv-ministack
 AWSCLI := .venv-awscli
+UV := .venv-uv
 IMAGE_BASE := localhost/base:bookworm
 DEBIAN := build/debian-packages
 CHROMIUM := /usr/bin/chromium
@@ -12,7 +13,7 @@ AXE := build/axe-core/package/axe.min.js
 AXE_VERSION := 4.14.1
 OTHERS := browser or chaos or emulators or image or infra
 
-.PHONY: help run serve test quick test-browser test-emulators infra test-image image image-base chaos histories lint lint-api check bench clean
+.PHONY: help run serve test quick test-browser test-emulators infra test-image image image-base lock chaos histories lint lint-api check bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +59,12 @@ image: ## Builds darkroom:latest
 # For machines that reach no container registry: a base image out of Debian packages, then make image BASE=$(IMAGE_BASE).
 image-base: $(DEBIAN) ## A base image out of Debian packages, where no registry is reached
 	infra/image-base.sh $(IMAGE_BASE)
+
+# The newest releases that pyproject.toml allows, each with the hashes of its files. Say which changed in the commit.
+lock: $(UV)/installed ## Resolves anew what the image installs: infra/locked.txt
+	$(UV)/bin/uv pip compile pyproject.toml --extra engine --extra lambda --extra cli -c infra/constraints.txt \
+		--universal --python-version 3.11 --generate-hashes --no-emit-package torch --upgrade --quiet \
+		--custom-compile-command "make lock" --output-file infra/locked.txt
 
 # Builds the image and runs its container, as root. Installs the Debian packages buildah and debootstrap where they are
 # missing, and fetches AWS's runtime emulator out of the wheel of aws-sam-cli into build/.
@@ -117,5 +124,10 @@ $(AWSCLI)/installed: Makefile
 	$(AWSCLI)/bin/pip install --quiet awscli==1.46.3
 	touch $@
 
+$(UV)/installed: Makefile
+	$(PYTHON) -m venv $(UV)
+	$(UV)/bin/pip install --quiet uv==0.13.9
+	touch $@
+
 clean: ## Removes environments, pictures and build outputs
-	rm -rf $(VENV) $(MINISTACK) $(AWSCLI) pictures build *.egg-info
+	rm -rf $(VENV) $(MINISTACK) $(AWSCLI) $(UV) pictures build *.egg-info

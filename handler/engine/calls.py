@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 
 
 class SavedOutputs:
-    """A task's denoiser outputs from a checkpoint, read on first use. ``made_by``: the identity that it must match."""
+    """A task's denoiser outputs from a checkpoint, on the host, read on first use.
+
+    ``made_by``: the identity that it must match.
+    """
 
     def __init__(self, made_by: dict[str, str], checkpoint: bytes = b"") -> None:
         self.made_by, self.checkpoint = made_by, checkpoint
         self.stored: list[torch.Tensor] = []
 
-    def read(self, device: torch.device) -> None:
+    def read(self) -> None:
         """Fills ``stored``; leaves it empty for a checkpoint that does not match."""
         from .checkpoint import unpack
 
         if self.checkpoint:
-            self.stored = unpack(self.checkpoint, self.made_by, device)
+            self.stored = unpack(self.checkpoint, self.made_by)
             self.checkpoint = b""
 
 
@@ -43,6 +46,8 @@ class TaskCalls:
         self._all_drawn: Callable[[int], None] | None = getattr(observer, "all_drawn", None)
         self._others: list[Batcher] = []
         self._outputs: list[Any] = []
+        """On the host; None for each that cannot be saved."""
+        self._last: Any = None
         self._savable = True
         self._seen: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.previewer: LatentPreviewer | None = None
@@ -54,18 +59,18 @@ class TaskCalls:
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.first is None:
             self.first = time.perf_counter()
-            self.saved.read(self._batcher.device)  # before anybody can ask for a snapshot
+            self.saved.read()  # before anybody can ask for a snapshot
             self._observer.begins(self)
         done = len(self._outputs)
         if done < len(self.saved.stored):
-            output: Any = (self.saved.stored[done],)
+            output: Any = (self.saved.stored[done].to(self._batcher.device),)
         else:
             self._observer.at_step(done, max(self._steps(), done + 1))
             call = self._batcher.call(self, args, kwargs)
             self.together = max(self.together, call.together)
             self.share += 1 / call.together
             output = call.output
-        self._keep(output)
+        self._keep(output, self.saved.stored[done] if done < len(self.saved.stored) else None)
         self._seen = (args, kwargs)
         self.last = time.perf_counter()
         if self._all_drawn is not None and done + 1 >= self._steps():
@@ -89,11 +94,12 @@ class TaskCalls:
         """
         from safetensors import SafetensorError
 
-        from .checkpoint import pack
+        from .checkpoint import pack, settle
 
         outputs = self._known()  # before the question whether they can be saved: this is another thread than the task's
         if not (outputs and self._savable and self.saved.made_by):
             return b""
+        settle(self._batcher.device)
         try:
             return pack(outputs, self.saved.made_by)
         except (SafetensorError, KeyError, TypeError, ValueError) as fault:  # a kind of tensor that it does not store
@@ -110,9 +116,9 @@ class TaskCalls:
 
         from .preview import predict_x0
 
-        if self.previewer is None or self._seen is None or not self._outputs:
+        if self.previewer is None or self._seen is None:
             return b""
-        called, answer = self._batcher.bind(*self._seen), self._outputs[-1]
+        called, answer = self._batcher.bind(*self._seen), self._last
         sample = called.get("sample", called.get("hidden_states"))
         if not (isinstance(sample, torch.Tensor) and isinstance(answer, torch.Tensor)):
             return b""
@@ -131,14 +137,17 @@ class TaskCalls:
         made = list(self._outputs)
         return made + self.saved.stored[len(made) :]
 
-    def _keep(self, output: Any) -> None:
-        from .checkpoint import savable
+    def _keep(self, output: Any, stored: torch.Tensor | None) -> None:
+        """Notes the output of a call, which is ``stored`` already if it came from the checkpoint."""
+        from .checkpoint import savable, to_host
 
         if self._savable and not savable(output):
             self._cannot_save(type(output).__name__)
-        if not self._savable and self._outputs:
-            self._outputs[-1] = None  # kept for the preview, which needs the last one only
-        self._outputs.append(output[0] if isinstance(output, tuple) and output else None)
+        self._last = output[0] if isinstance(output, tuple) and output else None
+        if not self._savable:
+            self._outputs.append(None)
+        else:
+            self._outputs.append(to_host(self._last) if stored is None else stored)
 
     def _cannot_save(self, kind: str) -> None:
         self._savable = False

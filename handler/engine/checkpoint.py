@@ -75,6 +75,25 @@ def savable(output: Any) -> bool:
     return output[0].layout is torch.strided and not output[0].is_quantized
 
 
+def to_host(output: torch.Tensor) -> torch.Tensor:
+    """A denoiser output on the host, so that a task of many steps holds no device memory for its checkpoint.
+
+    From CUDA the copy goes to page-locked memory and is only begun here: the stream of steps does not wait for it, and
+    who reads it calls :func:`settle` first.
+    """
+    output = output.detach()
+    if output.device.type != "cuda":
+        return output.to("cpu")
+    host = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
+    return host.copy_(output, non_blocking=True)
+
+
+def settle(device: torch.device) -> None:
+    """Waits until the copies that ``to_host`` began on ``device`` have arrived."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def pack(outputs: Sequence[torch.Tensor], made_by: dict[str, str]) -> bytes:
     """A checkpoint of the outputs of a task's denoiser calls, in call order. Raises as safetensors does."""
     tensors = {f"{at:05d}": _copied(output) for at, output in enumerate(outputs)}
@@ -86,8 +105,11 @@ def _copied(output: torch.Tensor) -> torch.Tensor:
     return output.detach().to("cpu", copy=True).contiguous()
 
 
-def unpack(body: bytes, wanted: dict[str, str], device: torch.device) -> list[torch.Tensor]:
-    """The outputs in a checkpoint; none, and a line in the log, if it is damaged or its metadata is not ``wanted``."""
+def unpack(body: bytes, wanted: dict[str, str]) -> list[torch.Tensor]:
+    """The outputs in a checkpoint, on the host.
+
+    None, and a line in the log, if it is damaged or its metadata is not ``wanted``.
+    """
     if not body:
         return []
     try:
@@ -100,7 +122,7 @@ def unpack(body: bytes, wanted: dict[str, str], device: torch.device) -> list[to
     if differing:
         logger.warning("the checkpoint is of something else; the task starts anew", differing=differing)
         return []
-    return [tensors[name].to(device) for name in sorted(tensors)]
+    return [tensors[name] for name in sorted(tensors)]
 
 
 def _metadata(body: bytes) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from . import dtypes, engine, loading, overhead, rounds, servers, startup, weight
+from . import busy, dtypes, engine, loading, overhead, rounds, servers, startup, weight
 
 BENCHMARKS = {
     "startup": startup.main,
     "engine": engine.main,
+    "busy": busy.main,
     "dtypes": dtypes.main,
     "overhead": overhead.main,
     "loading": loading.main,

@@ -164,11 +164,10 @@ def test_a_batch_interrupted_together(exact: PipelineEngine, monkeypatch: pytest
 def test_a_checkpoint_of_something_else_is_passed_over(exact: PipelineEngine, change: Any) -> None:
     request = task(exact)
     made_by = checkpoint.identity(exact.card, checkpoint.weights_of(exact.batcher.denoiser), request)
-    device = exact.batcher.device
-    tensors = checkpoint.unpack(stop(exact, request, at=3), made_by, device)
+    tensors = checkpoint.unpack(stop(exact, request, at=3), made_by)
     assert len(tensors) == 3
     other = checkpoint.pack(tensors, change(made_by))
-    assert checkpoint.unpack(other, made_by, device) == []
+    assert checkpoint.unpack(other, made_by) == []
     watch = Watch()
     assert exact.develop(request, watch, other).resumed_steps == 0
     assert watch.steps == STEPS
@@ -204,9 +203,9 @@ def test_a_snapshot_during_the_replay_holds_all_that_was_loaded(
     held: list[int] = []
     keep = TaskCalls._keep
 
-    def kept(self: TaskCalls, output: Any) -> None:
-        keep(self, output)
-        held.append(len(checkpoint.unpack(self.snapshot(), made_by, exact.batcher.device)))
+    def kept(self: TaskCalls, *output: Any) -> None:
+        keep(self, *output)
+        held.append(len(checkpoint.unpack(self.snapshot(), made_by)))
         assert held[-1] == self.saved_steps()
 
     monkeypatch.setattr(TaskCalls, "_keep", kept)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import types
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from handler.contract.request import GenerationRequest
+from handler.engine import checkpoint
 from handler.engine.batcher import Batcher
 from handler.engine.calls import SavedOutputs, TaskCalls
 from handler.engine.checkpoint import identity, name_of, pack, unpack
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 
 MADE_BY = {"model": "a test"}
 STEPS = 5
-CPU = torch.device("cpu")
 
 
 class Answers(torch.nn.Module):
@@ -57,7 +59,7 @@ class Notes:
 
     def look(self) -> None:
         assert isinstance(self.running, TaskCalls)
-        self.held.append((self.running.saved_steps(), len(unpack(self.running.snapshot(), MADE_BY, CPU))))
+        self.held.append((self.running.saved_steps(), len(unpack(self.running.snapshot(), MADE_BY))))
 
 
 def calls_of(
@@ -94,10 +96,10 @@ def test_what_was_loaded_comes_before_what_was_computed(compute: Compute) -> Non
     calls = calls_of(compute, notes, pack([torch.full((1, 4, 2, 2), 10.0 + at) for at in range(3)], MADE_BY))
     for at in range(2):
         step(calls, at)
-    half = [float(one[0, 0, 0, 0]) for one in unpack(calls.snapshot(), MADE_BY, CPU)]
+    half = [float(one[0, 0, 0, 0]) for one in unpack(calls.snapshot(), MADE_BY)]
     for at in range(2, STEPS):
         step(calls, at)
-    whole = [float(one[0, 0, 0, 0]) for one in unpack(calls.snapshot(), MADE_BY, CPU)]
+    whole = [float(one[0, 0, 0, 0]) for one in unpack(calls.snapshot(), MADE_BY)]
     assert half == [10.0, 11.0, 12.0]
     assert whole == [10.0, 11.0, 12.0, 4.0, 5.0]
 
@@ -143,7 +145,26 @@ def test_outputs_that_share_memory_are_saved(compute: Compute) -> None:
     calls = calls_of(compute, Notes(), answer=lambda _: (one,))
     for at in range(2):
         step(calls, at)
-    assert len(unpack(calls.snapshot(), MADE_BY, CPU)) == 2
+    assert len(unpack(calls.snapshot(), MADE_BY)) == 2
+
+
+def test_outputs_leave_the_device_as_they_come(compute: Compute, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a copy on the host is another tensor, only the last output stays: the preview needs it."""
+    monkeypatch.setattr(checkpoint, "to_host", lambda output: output.clone())
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def answer(sample: torch.Tensor) -> tuple[torch.Tensor]:
+        output = sample + 1
+        made.append(weakref.ref(output))
+        return (output,)
+
+    calls = calls_of(compute, Notes(), answer=answer)
+    for at in range(STEPS):
+        step(calls, at)
+    calls._batcher.last_call = None
+    compute.run(gc.collect)
+    assert [one() is None for one in made] == [True] * (STEPS - 1) + [False]
+    assert len(unpack(calls.snapshot(), MADE_BY)) == STEPS
 
 
 def request(**given: Any) -> GenerationRequest:
