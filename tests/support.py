@@ -230,20 +230,25 @@ def held(store: TaskStore, clock: Clock, *, lease: float = 60, message_id: str |
     return claimed
 
 
-def event_of(message: Message) -> dict[str, Any]:
-    """The SQS event that Lambda makes of a message."""
-    said = {} if message.tenant is None else {"tenant": {"dataType": "String", "stringValue": message.tenant}}
-    record = {
-        "messageId": message.message_id,
-        "receiptHandle": message.receipt_handle,
-        "body": message.body,
-        "attributes": dict(message.attributes),
-        "messageAttributes": said,
-        "eventSource": "aws:sqs",
-        "eventSourceARN": "arn:aws:sqs:local:000000000000:worker",
-        "awsRegion": "local",
+def event_of(*messages: Message) -> dict[str, Any]:
+    """The SQS event that Lambda makes of received messages."""
+    return {
+        "Records": [
+            {
+                "messageId": message.message_id,
+                "receiptHandle": message.receipt_handle,
+                "body": message.body,
+                "attributes": dict(message.attributes),
+                "messageAttributes": {}
+                if message.tenant is None
+                else {"tenant": {"dataType": "String", "stringValue": message.tenant}},
+                "eventSource": "aws:sqs",
+                "eventSourceARN": "arn:aws:sqs:local:000000000000:worker",
+                "awsRegion": "local",
+            }
+            for message in messages
+        ]
     }
-    return {"Records": [record]}
 
 
 def lose_the_lease(generate: Generate, clock: Clock) -> None:

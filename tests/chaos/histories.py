@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from handler.logs import logger
 
 from .stepped import ORDERS
-from .world import BODIES, DAY, LEASE, NAMES, SKEW, WORKERS, World
+from .world import BODIES, DAY, INVOCATION, LEASE, NAMES, SKEW, SKEWS, WORKERS, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +28,8 @@ TROUBLES: tuple[Trouble, ...] = (*("none",) * 8, "before", "after")
 WAITS = (1, 5, 30, LEASE + 1, LEASE + 1, 600, 1_000, 7_200, DAY)
 EVENTS = {
     "goes_on": 40,
-    "delivers": 14,
+    "delivers": 10,
+    "invokes": 6,
     "submits": 6,
     "waits": 8,
     "sends": 4,
@@ -50,6 +51,8 @@ def happen(world: World, draw: random.Random) -> None:
         world.goes_on(pick, draw.choice((1, 1, 2, 4, 30)), draw.choice(TROUBLES), draw.choice(ORDERS))
     elif event == "delivers":
         world.delivers(draw.randrange(WORKERS), pick, twice=draw.random() < 0.1)
+    elif event == "invokes":
+        world.invokes(pick, draw.choice((1, 1, 2)), draw.choice(INVOCATION))
     elif event == "submits":
         world.submits(draw.choice(NAMES), draw.choice(BODIES))
     elif event == "sends":
@@ -67,7 +70,7 @@ def happen(world: World, draw: random.Random) -> None:
 def history(world: World, seed: int, skew: float = SKEW) -> list[str]:
     """Returns what was wrong with the history of this seed, in which two clocks differ by ``skew`` seconds at most."""
     draw = random.Random(seed)
-    world.begin(tuple(draw.choice((0.0, skew / 2, skew)) for _ in range(WORKERS + 1)))
+    world.begin(tuple(draw.choice((0.0, skew / 2, skew)) for _ in range(SKEWS)))
     try:
         for life in range(draw.choice((1, 1, 2))):
             if life:

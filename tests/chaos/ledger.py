@@ -99,7 +99,9 @@ class Ledger:
         process, saved = running(), new.saved_step > old.lease.saved_step
         if process is not None and process.owner == old.lease.owner:
             ended = new.lease is None and new.error is not None
-            counts = ended and (process.broke or (new.attempts[-1].outcome == "suspended" and not saved))
+            too_long = new.error is not None and new.error.code == "TIMED_OUT"
+            suspended = bool(new.attempts) and new.attempts[-1].outcome == "suspended"
+            counts = ended and (process.broke or too_long or (suspended and not saved))
             if ended and new.attempts[-1].outcome == "failed":
                 return
         else:

@@ -7,7 +7,9 @@ between any two of them, and nothing sleeps.
 
 from __future__ import annotations
 
+import importlib
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,15 +22,41 @@ LONGEST = 30.0
 RUNNING = threading.local()
 
 
+TIMED = (
+    *("work.serving", "work.delivery", "work.developing"),
+    *("task.budget", "task.claims", "task.heartbeat", "task.hold", "task.saved"),
+)
+"""Modules of ``handler`` that measure time for a task, in the thread that serves it."""
+
+
+class HistorysTime:
+    """In place of the module ``time``: a process of a history sees that history's seconds, all others the real ones."""
+
+    @staticmethod
+    def monotonic() -> float:
+        process = running()
+        return process.seconds() if process else time.monotonic()
+
+    perf_counter = monotonic
+
+
+def keep_time() -> None:
+    """From now on, in all of TIMED."""
+    for name in TIMED:
+        vars(importlib.import_module(f"handler.{name}"))["time"] = HistorysTime
+
+
 class Killed(BaseException):
     """The process ends here, as by SIGKILL: none of its calls is made any more."""
 
 
 class Process:
-    """``kind``: what it does, ``since`` when. ``at``: the call that it is about to make."""
+    """``kind``: what it does. ``ends``: when, by ``seconds``, its host kills it. ``at``: the call that it is about to
+    make.
+    """
 
-    def __init__(self, kind: str, work: Callable[[], object], since: float) -> None:
-        self.kind, self.since, self.at, self.done = kind, since, "begin", False
+    def __init__(self, kind: str, work: Callable[[], object], seconds: Callable[[], float], within: float) -> None:
+        self.kind, self.seconds, self.ends, self.at, self.done = kind, seconds, seconds() + within, "begin", False
         self.owner = ""
         """Of the attempt that it makes, if it makes one."""
         self.broke = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
     from .processes import Process
 
-ORDERS = ("go on", "go on", "go on", "beat", "save", "break", "refuse", "suspend", "suspend unsaved")
+ORDERS = ("go on", "go on", "go on", "beat", "save", "break", "refuse", "suspend", "suspend unsaved", "slow")
 """``break`` is the task's own fault, ``refuse`` its end; ``suspend unsaved`` is a pipeline that cannot be resumed."""
+SLOW = 6.0
+"""Seconds of a slow step; the others take none."""
 POISON = "poison"
 """A prompt that breaks every attempt at its last step."""
 
@@ -52,7 +55,10 @@ class Steps:
 
 
 class SteppedEngine:
-    """Its process waits before each step, and does as it is ordered then."""
+    """Its process waits before each step, and does as it is ordered then. ``passes`` lets time go on."""
+
+    def __init__(self, passes: Callable[[float], None]) -> None:
+        self._passes = passes
 
     card = CARD
     load_seconds = 0.0
@@ -90,6 +96,8 @@ class SteppedEngine:
         elif order == "save":
             observer.save()
             observer.beat()
+        elif order == "slow":
+            self._passes(SLOW)
         elif order == "break":
             self._break(process)
         elif order == "refuse":
@@ -139,7 +147,9 @@ class Inbox:
 
 
 class Inline:
-    """An executor without threads: the process's own serves its message."""
+    """An executor without threads: the process's own serves its messages, one after the other."""
 
-    def submit(self, work: Callable[..., object], *arguments: object) -> None:
-        work(*arguments)
+    def submit(self, work: Callable[..., object], *arguments: object) -> Future[object]:
+        done: Future[object] = Future()
+        done.set_result(work(*arguments))
+        return done

@@ -14,6 +14,7 @@ from handler.errors import Finished
 from handler.task import messages, moves
 from handler.task.attempt import Attempt
 from handler.task.hold import Hold
+from handler.work import serving
 from handler.work.serving import Generate
 from tests.memory import MemoryStore
 
@@ -106,6 +107,11 @@ def deletes_what_it_did_not_serve(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Generate, "serve", lambda self, *message: honest(self, *message) or True)
 
 
+def deletes_the_whole_batch(patch: pytest.MonkeyPatch) -> None:
+    """A function that tells Lambda of no message that it gave back."""
+    patch.setattr(serving, "partial_response", lambda *_: {"batchItemFailures": []})
+
+
 def keeps_an_old_budget(patch: pytest.MonkeyPatch) -> None:
     """A redrive that grants no new tries."""
     honest = moves.redrive
@@ -156,6 +162,7 @@ SABOTAGES = [
     knows_no_pointers,
     counts_no_writes,
     deletes_what_it_did_not_serve,
+    deletes_the_whole_batch,
     keeps_an_old_budget,
     draws_before_it_saves,
     lists_nothing,

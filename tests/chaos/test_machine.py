@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from .histories import TROUBLES, WAITS
 from .stepped import ORDERS
-from .world import BODIES, NAMES, SKEW, WORKERS, World
+from .world import BODIES, INVOCATION, NAMES, SKEW, SKEWS, WORKERS, World
 
 if TYPE_CHECKING:
     from tests.memory import Trouble
@@ -30,7 +30,7 @@ class Life(RuleBasedStateMachine):
         self.world = WORLDS[0] if WORLDS else World()
         WORLDS[:] = [self.world]
 
-    @initialize(off=st.tuples(*[skews] * (WORKERS + 1)))
+    @initialize(off=st.tuples(*[skews] * SKEWS))
     def begin(self, off: tuple[float, ...]) -> None:
         self.world.begin(off)
 
@@ -58,6 +58,11 @@ class Life(RuleBasedStateMachine):
     @rule(worker=st.integers(0, WORKERS - 1), pick=picks, twice=st.booleans())
     def a_message_comes(self, worker: int, pick: int, twice: bool) -> None:
         self.world.delivers(worker, pick, twice=twice)
+
+    @precondition(lambda self: self.world.queue.visible())
+    @rule(pick=picks, size=st.integers(1, 2), seconds=st.sampled_from(INVOCATION))
+    def the_function_is_invoked(self, pick: int, size: int, seconds: int) -> None:
+        self.world.invokes(pick, size, seconds)
 
     @precondition(lambda self: self.world.queue.visible())
     @rule(pick=picks)

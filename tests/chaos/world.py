@@ -1,13 +1,15 @@
 """Darkroom's own classes over S3 and SQS in memory, and all that may happen to them, on a time that is passed in.
 
-Real are Generate, Submit, DeadLetters, Doctor, Redrive, and Worker with its loop. Each thing that happens is a method;
-:meth:`World.settle` lets time go on without trouble until nothing is left to do, and tells what is not as promised.
+Real are Generate, behind Worker with its loop and as Lambda calls it, Submit, DeadLetters, Doctor, and Redrive. Each
+thing that happens is a method; :meth:`World.settle` lets time go on without trouble until nothing is left to do, and
+tells what is not as promised.
 """
 
 from __future__ import annotations
 
 import json
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from handler.api.submission import Submit
@@ -24,10 +26,10 @@ from handler.work.serving import Generate
 from handler.worker import Worker
 from tests.memory import Bucket, MemoryStore
 from tests.memory_queue import MemoryQueue
-from tests.support import CARD, Clock
+from tests.support import CARD, Clock, event_of
 
 from .ledger import Ledger
-from .processes import Process, gate, running
+from .processes import Process, gate, keep_time, running
 from .stepped import POISON, Inbox, Inline, SteppedEngine
 
 if TYPE_CHECKING:
@@ -52,10 +54,24 @@ BODIES = (
     {"prompt": POISON, "num_inference_steps": 1},
 )
 WORKERS = 3
-LONGEST = 900
-"""Seconds that whoever is no worker may take: Lambda ends what takes longer."""
+FUNCTION = WORKERS
+"""The number of the app that serves under Lambda."""
+INVOCATION, LONGEST = (8, 20, 900), 900
+"""Seconds that an invocation of the function may take; and whoever else is no worker. Lambda ends what takes longer."""
+SKEWS = WORKERS + 2
+"""Clocks: each worker's, the function's, and that of all who are neither."""
 MOST_ROUNDS = 1_500
 """Of the end, until it is clear that there is none: ten days of the doctor's rounds."""
+
+
+class Context:
+    """Lambda's, as far as the handler asks for it. ``left``: seconds until the deadline."""
+
+    def __init__(self, left: Callable[[], float]) -> None:
+        self._left = left
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self._left() * 1000)
 
 
 class World:
@@ -66,8 +82,11 @@ class World:
         self.bucket = Bucket(self.clock, gate, writer=self._writer)
         self.store = MemoryStore(self.bucket)
         self.dead = MemoryQueue(self.seconds, gate=gate, visibility=360)
-        self.queue = MemoryQueue(self.seconds, gate=gate, max_receives=MAX_RECEIVES, dead=self.dead)
-        self._skews = [0.0] * (WORKERS + 1)
+        keep_time()
+        self.queue = MemoryQueue(
+            self.seconds, gate=gate, visibility=LONGEST + LEASE, max_receives=MAX_RECEIVES, dead=self.dead
+        )
+        self._skews = [0.0] * SKEWS
         self.ledger = Ledger(SETTINGS, self.bucket)
         self.bucket.seen = self.ledger.seen
         self.begin()
@@ -78,11 +97,16 @@ class World:
         self._doctor = Doctor(SETTINGS, store, queue, now=here)
         self._redrive = Redrive(store, queue, now=here)
         # All are made once: a Generate has a thread that never ends, and a Submit reads botocore's files.
-        self._apps = [self._app(number) for number in range(WORKERS)]
+        self._apps = [self._app(number) for number in range(WORKERS + 1)]
 
-    def begin(self, skews: tuple[float, ...] = (0.0,) * (WORKERS + 1)) -> None:
-        """Everything anew. ``skews``: by how many seconds each worker's clock is off, and everybody else's."""
+    def begin(self, skews: tuple[float, ...] = (0.0,) * SKEWS) -> None:
+        """Everything anew. ``skews``: by how many seconds each worker's clock is off, the function's, and everybody
+        else's.
+        """
         self._skews[:] = skews
+        for app in getattr(self, "_apps", []):
+            for measured in app._costs._seconds.values():
+                measured.clear()
         self._ids = 0
         self.clock.time = Clock().time
         self.ledger.clear()
@@ -106,7 +130,7 @@ class World:
 
     def _app(self, number: int) -> Generate:
         store, queue = cast("TaskStore", self.store), cast("TaskQueue", self.queue)
-        engine = cast("Any", SteppedEngine())
+        engine = cast("Any", SteppedEngine(self.clock.forward))
         names: dict[str, Any] = {"new_id": self._new_id, "new_seed": lambda: 7, "chance": lambda: 0.5}
         app = Generate(SETTINGS, store, queue, lambda _: engine, now=self._clock(number), worker=f"w{number}", **names)
         app.threads = cast("Any", Inline())
@@ -135,9 +159,9 @@ class World:
 
     # What begins. Each call of S3 and SQS that it makes waits for ``goes_on``.
 
-    def _begins(self, kind: str, work: Callable[[], object], about: str) -> None:
+    def _begins(self, kind: str, work: Callable[[], object], about: str, within: float = LONGEST) -> None:
         self.events.append(f"{kind} {about}")
-        self.live.append(Process(kind, work, self.seconds()))
+        self.live.append(Process(kind, work, self.seconds, within))
 
     def submits(self, name: str, body: dict[str, Any]) -> None:
         self._submits(json.dumps(body | {"task_id": name}))
@@ -191,7 +215,30 @@ class World:
         inbox = Inbox(self.queue, take)
         runner = Worker(self._apps[worker], cast("Any", inbox), SETTINGS)
         inbox.stop = runner.stop
-        self._begins("worker", runner.run, f"{worker} {held.name}{' twice' * twice}")
+        self._begins("worker", runner.run, f"{worker} {held.name}{' twice' * twice}", float("inf"))
+        self.goes_on(-1)
+
+    def invokes(self, pick: int, size: int, seconds: float) -> None:
+        """Lambda gives its function up to ``size`` of the visible messages, and so many seconds. It has one process,
+        which serves one event at a time.
+        """
+        visible = self.queue.visible() if all(one.kind != "function" for one in self.live) else []
+        batch = [visible[(pick + at) % len(visible)] for at in range(min(size, len(visible)))]
+        if not batch:
+            return
+        messages = [self.queue.deliver(held) for held in batch]
+        ends = self.seconds() + seconds
+        context = Context(lambda: ends - self.seconds())
+
+        def invoke() -> None:
+            answer = self._apps[FUNCTION].handle(event_of(*messages), context)
+            left = {one["itemIdentifier"] for one in answer["batchItemFailures"]}
+            for message in messages:
+                if message.message_id not in left:
+                    _calmly(partial(self.queue.delete, message.receipt_handle))
+
+        about = f"{seconds:g} seconds for {' '.join(held.name for held in batch)}"
+        self._begins("function", invoke, about, seconds)
         self.goes_on(-1)
 
     def loses(self, pick: int) -> None:
@@ -233,6 +280,9 @@ class World:
                 if process.fault is not None:
                     raise process.fault
                 break
+            if self.seconds() >= process.ends:  # its step took too long
+                self.dies(self.live.index(process))
+                break
 
     def dies(self, pick: int) -> None:
         """SIGKILL, just before a call or a step."""
@@ -244,7 +294,7 @@ class World:
     def waits(self, seconds: float) -> None:
         self.clock.forward(seconds)
         self.events.append(f"{seconds:g} seconds")
-        for process in [one for one in self.live if one.kind != "worker" and self.seconds() - one.since >= LONGEST]:
+        for process in [one for one in self.live if self.seconds() >= one.ends]:
             self.dies(self.live.index(process))
 
     def end(self) -> None:
