@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..task.attempt import Attempt
     from ..task.heartbeat import Hidden
 
-FIRST_DELAY, LONGEST_DELAY = 5, 900
+FIRST_DELAY, LONGEST_DELAY = 5.0, 900.0
 """Seconds of delay after a retryable fault: doubled with each fault of the task, up to the second."""
 
 

@@ -107,6 +107,14 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "reruns_disturbed": again.disturbed,
         "doctor": {"rounds": outcome.care.rounds, "broken_off": outcome.care.broken, "mended": outcome.care.mended},
         "redriven": outcome.care.redriven,
+        "function": {
+            "invocations": sum(one.invocations for one in fleet.functions),
+            "messages given back": sum(one.given_back for one in fleet.functions),
+            "tasks suspended": sum(
+                one.log.read_text().count("does not fit into this invocation") for one in fleet.members
+            ),
+            "processes broken off": sum(one.function is not None and one.status == 1 for one in fleet.members),
+        },
         "lost": len(ended.lost),
         "doubled": len(ended.doubled),
         "wrong": len(ended.wrong),

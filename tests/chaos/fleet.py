@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import random
 import signal
 import subprocess
 import sys
@@ -14,8 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from handler.aws.queue import TaskQueue
+from handler.settings import Settings
+
+from .function import LAMBDA, Function
+
 if TYPE_CHECKING:
-    import random
     from collections.abc import Mapping
 
     from .proxy import Proxy
@@ -84,11 +89,12 @@ class Zygote:
 
 @dataclass
 class Member:
-    """One worker process."""
+    """A process: a worker, or behind Lambda that of a ``function``."""
 
     who: str
     pid: int
     log: Path
+    function: Function | None = None
     signalled: int = 0
     signalled_at: float = 0.0
     status: int | None = None
@@ -105,22 +111,25 @@ class Kill:
 
 
 class Fleet:
-    """``size`` workers, always: one that was killed is replaced at once, as ECS or a spot fleet would."""
+    """``size`` workers and a function, always: what was killed is replaced at once, as ECS or Lambda would."""
 
     def __init__(
         self, size: int, zygote: Zygote, proxy: Proxy, witness: Witness, environ: Mapping[str, str], folder: Path
     ) -> None:
         self._zygote, self._proxy, self._witness = zygote, proxy, witness
         self._environ, self._folder = environ, folder
+        self._polled = Settings.load({**environ, "AWS_ENDPOINT_URL": proxy.door(LAMBDA, calm=True)})
+        self._draw = random.Random("the function's seconds")
         self.members: list[Member] = []
         self.kills: list[Kill] = []
         self.violations: list[str] = []
         for _ in range(size):
             self._start()
+        self._start(function=True)
 
     @property
     def serving(self) -> list[Member]:
-        return [one for one in self.members if not one.signalled]
+        return [one for one in self.members if not one.signalled and one.status is None]
 
     def strike(self, draw: random.Random) -> bool:
         """Sends SIGKILL or SIGTERM to a worker, if there is one to choose. The replacement starts at once."""
@@ -131,9 +140,11 @@ class Fleet:
             return False
         member = draw.choice(choice)
         name = draw.choice((signal.SIGKILL, signal.SIGTERM))
+        if member.function:
+            name = signal.SIGKILL  # Lambda asks nobody
         self.kills.append(Kill(time.time(), name, member.who, self._witness.held_by(member.who)))
         self._signal(member, name)
-        self._start()
+        self._start(function=member.function is not None)
         return True
 
     def look(self) -> None:
@@ -146,16 +157,25 @@ class Fleet:
                 if one.signalled and time.time() - one.signalled_at > STOPS_WITHIN:
                     self.violations.append(f"{one.who} did not stop within {STOPS_WITHIN:.0f} s of signal")
                     self._signal(one, signal.SIGKILL)
-            elif one.signalled == signal.SIGTERM and one.status != 0:
+                continue
+            if one.function:
+                one.function.end()
+            if one.signalled == signal.SIGTERM and one.status != 0:
                 self.violations.append(f"{one.who} exited {one.status} after SIGTERM")
             elif not one.signalled:
-                self.violations.append(f"{one.who} exited {one.status} by itself")
-                self._start()
+                if not (one.function and one.status == 1):  # what may not be done in time is given back, and ends it
+                    self.violations.append(f"{one.who} exited {one.status} by itself")
+                self._start(function=one.function is not None)
 
     def stop(self) -> None:
-        """Ends all with SIGTERM."""
+        """Ends all: workers with SIGTERM, the function when its invocation is over."""
         for one in self.serving:
-            self._signal(one, signal.SIGTERM)
+            if one.function is None:
+                self._signal(one, signal.SIGTERM)
+                continue
+            one.function.end()
+            one.function.join(STOPS_WITHIN)
+            self._signal(one, signal.SIGKILL)
         until = time.time() + STOPS_WITHIN + 5
         while time.time() < until and any(one.status is None for one in self.members):
             self.look()
@@ -166,17 +186,31 @@ class Fleet:
         hidden by the very retries that are proven here.
         """
         for one in self.members:
+            if one.function and (one.function.outlasted or one.function.fault):
+                self.violations.append(f"{one.who}: {one.function.fault or 'killed at its deadline'}")
             for line in one.log.read_text().splitlines() if one.log.exists() else []:
                 if line.startswith("Traceback") or '"level":"ERROR"' in line:
                     self.violations.append(f"{one.who} logged {line[:300]}")
 
-    def _start(self) -> None:
-        who = f"worker-{len(self.members) + 1}"
+    def _start(self, *, function: bool = False) -> None:
+        who = f"{'function' if function else 'worker'}-{len(self.members) + 1}"
         log = self._folder / f"{who}.log"
         environ = {**self._environ, "AWS_ENDPOINT_URL": self._proxy.door(who)}
-        pid = self._zygote.start("handler.__main__", environ, log)
-        self._witness.pids[who] = pid
-        self.members.append(Member(who, pid, log))
+        member = Member(who, 0, log)
+        if function:
+            member.function = Function(
+                TaskQueue(self._polled), self._draw, lambda: self._signal(member, signal.SIGKILL)
+            )
+            environ |= member.function.environ
+        member.pid = self._zygote.start("handler.__main__", environ, log)
+        self._witness.pids[who] = member.pid
+        self.members.append(member)
+        if member.function:
+            member.function.start()
+
+    @property
+    def functions(self) -> list[Function]:
+        return [one.function for one in self.members if one.function]
 
     def _signal(self, member: Member, name: int) -> None:
         member.signalled, member.signalled_at = name, time.time()

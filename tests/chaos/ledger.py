@@ -99,7 +99,7 @@ class Ledger:
         process, saved = running(), new.saved_step > old.lease.saved_step
         if process is not None and process.owner == old.lease.owner:
             ended = new.lease is None and new.error is not None
-            too_long = new.error is not None and new.error.code == "TIMED_OUT"
+            too_long = bool(new.attempts) and new.attempts[-1].code == "TIMED_OUT"
             suspended = bool(new.attempts) and new.attempts[-1].outcome == "suspended"
             counts = ended and (process.broke or too_long or (suspended and not saved))
             if ended and new.attempts[-1].outcome == "failed":

@@ -21,6 +21,7 @@ def table(found: dict[str, Any]) -> None:
         "tasks": _counts(found["statuses"]),
         "kills": f"{kills.pop('total')}: {_counts(kills)}; {interrupted} tasks interrupted",
         "injected faults": f"{faults.pop('total')} of {found['requests']} requests: {_counts(faults)}",
+        "the function": _counts(found["function"]),
         "messages sent twice": str(found["duplicated_messages"]),
         "redeliveries": str(found["redeliveries"]),
         "submissions repeated": str(found["submissions_repeated"]),

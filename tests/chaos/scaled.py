@@ -1,9 +1,14 @@
-"""A deployment's counts, as infra/template.yaml has them, and its durations, all divided by one factor."""
+"""A deployment's counts, as infra/template.yaml has them, and its durations, all divided by one factor.
+
+So are the delays of a message that goes back, which the code has. What a process keeps of an invocation or of its grace
+period to save and to release is not: S3 and a step take their time here as well.
+"""
 
 from __future__ import annotations
 
 import re
 
+from handler.work import delivery
 from tests.infra.template import Template, read
 
 FACTOR = 10
@@ -25,6 +30,7 @@ def doctor_every() -> float:
 
 LEASE = round(seconds("Lease"))
 VISIBILITY = round(float(QUEUE["VisibilityTimeout"]) / FACTOR)
+BATCH = int(TEMPLATE.parameter("BatchSize"))
 MAX_RECEIVES = int(QUEUE["RedrivePolicy"]["maxReceiveCount"])
 DOCTOR_EVERY = doctor_every()
 VARIABLES = {
@@ -34,3 +40,9 @@ VARIABLES = {
     "STUCK_AFTER": str(seconds("StuckAfter")),
     "MAX_TRIES": TEMPLATE.parameter("MaxTries"),
 }
+
+
+def install() -> None:
+    """In a process of the fleet."""
+    delivery.FIRST_DELAY /= FACTOR
+    delivery.LONGEST_DELAY /= FACTOR

@@ -20,7 +20,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from . import steps
+from . import scaled, steps
 
 WARM = (
     "handler.worker",
@@ -55,6 +55,7 @@ def child(order: dict[str, str], environ: dict[str, str], parent: int) -> NoRetu
     os.environ.update(environ)
     if steps.FILE in environ:
         steps.install(environ[steps.FILE])
+    scaled.install()
     status = 1
     try:
         status = importlib.import_module(order["module"]).main([])
