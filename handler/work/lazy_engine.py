@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RELOAD_AFTER = 10.0
 """Seconds for which a failed load is remembered, so that the messages of one batch do not each try again."""
+LOAD_LIMIT = 1800.0
+"""Seconds after which a load counts as hung: a download that stands still, a driver that never answers."""
 RENEW_EVERY = 60.0
 """Seconds between two reports of a worker that its model is loaded."""
 
@@ -43,6 +45,7 @@ class LazyEngine:
         self._engine: Engine | None = None
         self._fault: ModelUnavailable | None = None
         self._failed_at = 0.0
+        self._began: float | None = None
         self._reported_at = 0.0
         self._cold = True
 
@@ -53,9 +56,16 @@ class LazyEngine:
         self.renew()
         return engine
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a load has gone on for too long. It cannot be interrupted, and whoever needs the engine waits."""
+        began = self._began
+        return began is not None and self._monotonic() - began > LOAD_LIMIT
+
     def _loaded(self) -> Engine:
         if self._fault is not None and self._monotonic() - self._failed_at < RELOAD_AFTER:
             raise self._fault
+        self._began = self._monotonic()
         try:
             self._engine = engine = self._load(self._settings)
         except Exception as fault:
@@ -72,6 +82,8 @@ class LazyEngine:
             )
             self._report(reason=self._fault.message)
             raise self._fault from fault
+        finally:
+            self._began = None
         seconds = round(engine.load_seconds, 3)
         logger.info("the pipeline is loaded", model=self._settings.model_name, seconds=seconds)
         self._reported_at = self._monotonic()

@@ -107,7 +107,9 @@ class Generate:
         return self._lazy.engine()
 
     def renew(self) -> None:
-        """Reports that this worker is well, if it is, and at most once a minute."""
+        """Reports that this worker is well, if it is, and at most once a minute. Ends one whose model never loads."""
+        if self._lazy.hangs:
+            self._broke(WorkerBroken("the model does not finish loading"))
         if self.broken is None:
             self._lazy.renew()
 

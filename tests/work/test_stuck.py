@@ -154,6 +154,48 @@ def test_under_lambda_the_environment_of_a_hung_step_ends(
     assert queue.receive(wait=1)
 
 
+@pytest.fixture
+def never_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """A load that hangs until the test is over, where half a second is too long."""
+    monkeypatch.setattr(lazy_engine, "LOAD_LIMIT", 0.5)
+    over = threading.Event()
+    yield lambda *_: over.wait(60) and PlainEngine()
+    over.set()
+
+
+def test_a_worker_whose_model_never_finishes_loading_ends(
+    quick: Settings, store: TaskStore, queue: TaskQueue, never_loads: Callable[..., Any]
+) -> None:
+    queue.send(BODY)
+    worker = Worker(Generate(quick, store, queue, never_loads), queue, quick, poll_seconds=1)
+    began = time.monotonic()
+    assert worker.run() == 1
+    assert time.monotonic() - began < 30
+    assert worker.busy, "its host ends the thread that loads"
+    assert queue.receive(wait=1), "nobody has taken the message"
+
+
+def test_under_lambda_the_environment_of_a_load_that_hangs_ends(
+    environ: dict[str, str],
+    queue: TaskQueue,
+    monkeypatch: pytest.MonkeyPatch,
+    never_loads: Callable[..., Any],
+) -> None:
+    quick = {"LEASE": "6", "BEAT_EVERY": "0.2", "FIRST_BEAT": "0.2"}
+    for name, value in {**environ, **quick}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("handler.engine.starting.start", never_loads)
+    queue.send(BODY)
+    app.cache_clear()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            handle(event_of(one(queue)), Context())
+    finally:
+        app.cache_clear()
+    assert ended.value.code == 1
+    assert queue.receive(wait=1), "the message was given back"
+
+
 def test_a_device_that_cannot_even_be_saved_from_loses_the_lease(
     quick: Settings, store: TaskStore, queue: TaskQueue, hung: Hung, monkeypatch: pytest.MonkeyPatch
 ) -> None:
