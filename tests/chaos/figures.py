@@ -7,7 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .scaled import LEASE
+from .function import LAMBDA
+from .scaled import LEASE, VISIBILITY
 
 if TYPE_CHECKING:
     from .run import Outcome
@@ -30,7 +31,8 @@ class Reruns:
 def reruns(outcome: Outcome) -> Reruns:
     """By signal. Each fault that meets the redelivery itself (its message was lost on the way, its claim failed, its
     receiver was killed as well), or that kept the worker from knowing its own claim, may cost the same time once more;
-    such a task is counted as ``disturbed``, not timed.
+    such a task is counted as ``disturbed``, not timed. A message that Lambda gave to a process which was killed before
+    it could say a word stays hidden for as long as the queue says: nothing of ours can do anything about that.
     """
     found = Reruns()
     for kill in outcome.fleet.kills:
@@ -50,13 +52,17 @@ def reruns(outcome: Outcome) -> Reruns:
             )
             given = [(at, who) for at, who in outcome.witness.deliveries[task] if kill.at < at < again.at]
             faults += sum(who in dead for _, who in given)
+            unheard = sum(
+                who == LAMBDA and not any(at < heard < again.at for heard in outcome.witness.hidden[task])
+                for at, who in given
+            )
             delay = again.at - kill.at
             told = [f"{at - kill.at:.1f} s to {who}" for at, who in given]
-            if delay > (LEASE + GRACE) * (1 + faults):
+            if delay > (LEASE + GRACE) * (1 + faults) + VISIBILITY * unheard:
                 found.late.append(
                     f"{task}: again {delay:.1f} s after {name} to {kill.who}, {faults} faults, given {told}"
                 )
-            if faults:
+            if faults or unheard:
                 found.disturbed += 1
             else:
                 found.delays[name].append(delay)

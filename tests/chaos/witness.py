@@ -52,6 +52,8 @@ class Witness:
         """When a fault met a request about a task's record or message."""
         self.deliveries: dict[str, list[tuple[float, str]]] = defaultdict(list)
         """When SQS gave a message for the task to whom."""
+        self.hidden: dict[str, list[float]] = defaultdict(list)
+        """When somebody who had a message for the task said for how long it is hidden."""
         self._handles: dict[str, str] = {}
 
     def order(self, request: Request) -> AbstractContextManager[object]:
@@ -67,6 +69,9 @@ class Witness:
         if request.is_sqs:
             if request.headers["x-amz-target"].endswith(".ReceiveMessage"):
                 self._received(request.who, reply.body)
+            elif request.headers["x-amz-target"].endswith(".ChangeMessageVisibility"):
+                with self._guard:
+                    self.hidden[self._handles.get(json.loads(request.body)["ReceiptHandle"], "")].append(time.time())
             return
         name = _task(RECORD, request.path)
         if name is not None and request.method == "PUT":
