@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
 from functools import cache
@@ -30,6 +31,11 @@ def configured(settings: Settings | None = None) -> Settings:
     settings = settings or Settings.load()
     logger.setLevel(settings.log_level)
     return settings
+
+
+def log(*, at_all: bool) -> None:
+    """Without ``at_all`` nothing is logged: a command tells its user in words what there is to know."""
+    logging.getLogger(logger.name).setLevel("INFO" if at_all else logging.CRITICAL + 1)
 
 
 def warm(build: Callable[[Settings], T]) -> _lru_cache_wrapper[T]:

@@ -19,12 +19,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WEEK = 7 * 24 * 3600
+LOOPBACK = ("127.0.0.1", "localhost")
+HARMLESS = ("AWS_CA_BUNDLE", "AWS_PAGER")
+OF_A_DEPLOYMENT = ("BUCKET", "QUEUE_URL", "DEAD_LETTER_URL")
 HOST_CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
+EXAMPLES = {
+    "bucket": "my-bucket",
+    "queue_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/tasks",
+    "dead_letter_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/tasks-dead",
+}
 BUILT_IN_MODEL = Path(__file__).parent / "model"
 
 
@@ -184,10 +192,11 @@ class Settings:
         return cls(**values, shared_credentials=_shared_credentials(environ))
 
     def require(self, *names: str) -> Settings:
-        """Returns these settings. Raises SettingsError if one of the fields ``names`` is empty."""
-        missing = [name.upper() for name in names if not getattr(self, name)]
+        """Returns these settings. Raises SettingsError if one of the fields ``names`` is empty, with an example."""
+        missing = [name for name in names if not getattr(self, name)]
         if missing:
-            raise SettingsError(f"unset: {', '.join(missing)}")
+            examples = " ".join(f"{name.upper()}={EXAMPLES[name]}" for name in missing)
+            raise SettingsError(f"unset: {', '.join(name.upper() for name in missing)}; for example {examples}")
         return self
 
     @property
@@ -237,6 +246,21 @@ def use(**environ: str) -> Settings:
     """Sets environment variables of this process, which the AWS clients read as well, and reads the settings."""
     os.environ.update(environ)
     return Settings.load()
+
+
+def leave_aside() -> list[str]:
+    """Removes the variables that name another AWS or deployment from this process's environment. Returns the names of
+    those that were set.
+    """
+    named = [name for name in os.environ if name.startswith("AWS_") or name in OF_A_DEPLOYMENT]
+    return sorted(name for name in named if name not in HARMLESS and os.environ.pop(name))
+
+
+def around_proxies() -> None:
+    """From now on this process, and those that it starts, call this machine itself directly, whatever proxy is set."""
+    listed = f"{os.environ.get('no_proxy', '')},{os.environ.get('NO_PROXY', '')}".split(",")
+    hosts = ",".join(dict.fromkeys([*filter(None, (one.strip() for one in listed)), *LOOPBACK]))
+    os.environ.update(no_proxy=hosts, NO_PROXY=hosts)
 
 
 def provide(**environ: str) -> None:

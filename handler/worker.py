@@ -6,10 +6,8 @@ another worker; no message is lost.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .aws.interruptions import InterruptionNotices
@@ -21,9 +19,11 @@ from .logs import configured, logger
 from .work import liveness, serving
 from .work.polling import POLL_SECONDS, Poller, serve_dead_letters
 from .work.serving import MOST_TASKS
+from .work.signals import Signals, end
 
 if TYPE_CHECKING:
     from .aws.queue import Message
+    from .errors import DarkroomError
     from .settings import Settings
     from .work.serving import Generate
 
@@ -54,15 +54,26 @@ class Worker:
         """Of those that run: the ones that are drawn, or wait to be. The others encode, upload and commit."""
         self._capacity = 0
         self._failed = threading.Event()
+        self._load_fault: ModelUnavailable | None = None
         self._released_all = False
         self._alarm: threading.Timer | None = None
         self._loading = threading.Thread(target=self._load, name="load", daemon=True)
-        app.on_broken = lambda: self.stop(suspend=True)
+        app.on_broken = lambda: self.stop("it is broken", suspend=True)
 
     @property
     def failed(self) -> bool:
         """Whether the worker ends because of a failure of its own: of the model, the device or the disk."""
         return self._failed.is_set() or self._app.broken is not None
+
+    @property
+    def fault(self) -> DarkroomError | None:
+        """What it failed of."""
+        return self._load_fault or self._app.broken
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it has a model, and takes messages."""
+        return self._capacity > 0
 
     @property
     def busy(self) -> bool:
@@ -73,16 +84,18 @@ class Worker:
         """Blocks until the model could not be loaded; for ever if it could."""
         self._failed.wait()
 
-    def stop(self, *, suspend: bool = False) -> None:
+    def stop(self, why: str = "", *, suspend: bool = False, finish_within: float = FINISH_WITHIN) -> None:
         """Takes no further messages. Running tasks are finished; with ``suspend`` they are checkpointed and requeued,
-        unless they are almost done.
+        unless they will be done within ``finish_within`` seconds. ``why`` is logged.
         """
+        if why:
+            logger.info("the worker stops", why=why)
         self._stop.set()
         if suspend:
-            self._app.suspend(min(FINISH_WITHIN, self._grace / 2))
+            self._app.suspend(min(finish_within, self._grace / 2))
         with self._free:
             if suspend and self._alarm is None:
-                self._alarm = threading.Timer(max(self._grace - LAST_SECONDS, self._grace / 2), self._release_all)
+                self._alarm = threading.Timer(max(self._grace - LAST_SECONDS, self._grace / 2), self.release_all)
                 self._alarm.daemon = True
                 self._alarm.start()
             self._free.notify_all()
@@ -111,8 +124,15 @@ class Worker:
                 self._serve(message)  # without a model: recorded as pending, and returned to the queue
         return int(self.failed)
 
-    def _release_all(self) -> None:
-        """Runs when the grace period is almost over: checkpoints and releases what still runs, and no longer waits."""
+    def wait_idle(self, timeout: float) -> bool:
+        """Blocks until nothing is served any more, for ``timeout`` seconds at most. Returns whether that is so."""
+        with self._free:
+            return self._free.wait_for(lambda: self._running == 0, timeout)
+
+    def release_all(self) -> None:
+        """Checkpoints and releases what still runs, in the middle of a step, and no longer waits: when the grace period
+        is almost over, or at a second signal.
+        """
         self._app.release_all()
         with self._free:
             self._released_all = True
@@ -121,9 +141,10 @@ class Worker:
     def _load(self) -> None:
         try:
             capacity = self._app.engine().capacity
-        except ModelUnavailable:
+        except ModelUnavailable as fault:
+            self._load_fault = fault
             self._failed.set()
-            return self.stop()
+            return self.stop("its model cannot be loaded")
         with self._free:
             self._capacity = capacity
             self._free.notify_all()
@@ -182,27 +203,26 @@ class Worker:
 def main(settings: Settings | None = None) -> int:
     """Runs a worker until SIGTERM or SIGINT. Returns the exit status."""
     settings = configured(settings)
+    logger.info(
+        "the worker starts",
+        queue=settings.queue_url,
+        bucket=settings.bucket,
+        model=settings.model_name,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
     worker = Worker(serving.build(settings), TaskQueue(settings), settings)
-
-    def on_signal(*_: object) -> None:
-        # In a thread: a signal handler interrupts the main thread, which may hold the lock that stop() needs.
-        threading.Thread(target=worker.stop, kwargs={"suspend": True}, name="stop").start()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, signal.SIG_DFL)  # a second one ends the process at once
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, on_signal)
-    notices = InterruptionNotices(settings, lambda: worker.stop(suspend=True))
+    Signals(partial(worker.stop, "a signal", suspend=True), worker.release_all).listen()
+    notices = InterruptionNotices(settings, partial(worker.stop, "its host told it to", suspend=True))
     notices.start()
     if settings.dead_letter_url:
         serve_dead_letters(deadletters.build(settings), TaskQueue(settings, settings.dead_letter_url))
     protection = ScaleInProtection(settings, lambda: worker.busy)
     protection.start()
     status = worker.run()
+    logger.info("the worker has stopped", status=status)
     notices.stop()
     protection.stop()
     if worker.busy:
-        # Neither the import of torch nor a pipeline in the middle of a step can be interrupted. All tasks are released.
-        sys.stderr.flush()
-        os._exit(status)
+        end(status)  # all tasks are released
     return status

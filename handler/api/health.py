@@ -40,6 +40,10 @@ class ModelHealth:
             self._health, self._read_at = self._read(now), now
         return self._health
 
+    def look_again(self) -> None:
+        """Somebody knows that it has changed: the next question reads it."""
+        self._read_at = None
+
     def _read(self, now: datetime) -> Health:
         """The fleet's health: one worker that cannot load the model shuts no door that others keep open.
 

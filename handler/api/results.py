@@ -67,13 +67,13 @@ class Status:
     ) -> None:
         self._settings, self._store, self._max_inline = settings, store, max_inline
         self._now, self._sleep, self._monotonic = now, sleep, monotonic
-        self._health = ModelHealth(store, settings, now)
+        self.health = ModelHealth(store, settings, now)
         self._api = Api(
             {
                 "GET /results": self._per_tenant(Status._results),
                 "GET /results/{task_id}": self._per_tenant(Status._result),
                 "GET /models": self._models,
-                "GET /health": lambda _: json_reply(200, {"status": "ok", **self._health.current()}),
+                "GET /health": lambda _: json_reply(200, {"status": "ok", **self.health.current()}),
                 "GET /openapi.json": self._openapi,
                 "GET /docs": self._docs,
                 **Pages(store.presign_any).routes,
@@ -131,7 +131,7 @@ class Status:
     def _models(self, _: Call) -> Reply:
         from .models import models  # needs pydantic
 
-        return json_reply(200, models(self._health.current(), self._settings))
+        return json_reply(200, models(self.health.current(), self._settings))
 
     def _openapi(self, call: Call) -> Reply:
         from ..contract.openapi import document  # needs pydantic
@@ -147,7 +147,7 @@ class Status:
 
     def _card(self) -> dict[str, Any] | None:
         """The model card as JSON, without what this version does not know; None while unknown."""
-        card = card_of(self._health.current())
+        card = card_of(self.health.current())
         return card.model_dump(mode="json") if card else None
 
     def result(self, task_id: str, *, inline: bool = False) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Submit:
         new_seed: Callable[[], int] = new_seed,
     ) -> None:
         self._settings, self._store, self._queue, self._metrics = settings, store, queue, Metrics(settings)
-        self._health = ModelHealth(store, settings, now)
+        self.health = ModelHealth(store, settings, now)
         self._budget = Budget(settings, now)
         self._uploads = Uploads(settings, now, new_id)
         self._keep = timedelta(days=settings.retention_days)
@@ -180,11 +180,11 @@ class Submit:
         card = self._card()
         request = parse(body, card).accept()
         named = request.model_copy(update={"task_id": task_id_of(request, key)})
-        return quote(card.resolve(named) if card else named, card, self._health.current(), self._settings)
+        return quote(card.resolve(named) if card else named, card, self.health.current(), self._settings)
 
     def _card(self) -> ModelCard | None:
         """The model's card; None while no worker has published it. Raises ModelUnavailable."""
-        health = self._health.current()
+        health = self.health.current()
         if health["model_status"] == "unavailable":
             raise ModelUnavailable(f"the model is not available: {health['reason']}")
         return card_of(health)

@@ -45,17 +45,20 @@ def redrive(
 
     if bool(task) == every or (since and not every):
         raise typer.BadParameter("give --task ID or --all, and --since only with --all")
-    settings = Settings.load()
+    settings, count = Settings.load(), 0
     store, queue, after = TaskStore(settings), TaskQueue(settings), parse_time(since, utc_now()) if since else None
     for one in [store.for_tenant(tenant)] if task or tenant else store.all_tenants():
         redriver = Redrive(one, queue)
         chosen = (redriver.one(name, dry_run=dry_run) for name in task or [])
         for record in chosen if task else redriver.all(after, dry_run=dry_run):
+            count += 1
             line = {"task_id": record.task_id, "attempts": record.attempt, "redriven": not dry_run}
             would = "would be pending again" if dry_run else "is pending again"
             whose = f"{record.task_id} of {one.tenant}" if one.tenant else record.task_id
             line_json = json.dumps(line | {"tenant": one.tenant})
             typer.echo(line_json if as_json else f"{whose} {would}, after {record.attempt} attempts")
+    if not count and not as_json:
+        typer.echo("there is no task that the queue has given up on")
 
 
 @operations.command()

@@ -14,24 +14,10 @@ import typer
 from ..clock import utc_now
 from ..contract.statuses import STATUSES
 from ..errors import StillRunning
-from .options import (
-    Format,
-    Guidance,
-    Height,
-    Json,
-    Name,
-    Negative,
-    Number,
-    Quality,
-    Seed,
-    Source,
-    Steps,
-    Strength,
-    Tags,
-    Width,
-    request_fields,
-)
-from .showing import ProgressLines, print_json, print_table, print_task
+from .options import Json
+from .output import can_be_written
+from .request_options import takes_request
+from .showing import ProgressLines, print_json, print_results, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,21 +43,11 @@ Ids = Annotated[list[str], typer.Argument(metavar="TASK_ID...")]
 
 
 @remote.command()
+@takes_request
 def submit(
     prompt: Annotated[str, typer.Argument(help="What to draw")],
-    negative_prompt: Negative = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = None,
-    width: Width = None,
-    height: Height = None,
-    num_images: Number = None,
-    image: Source = None,
-    strength: Strength = None,
-    output_format: Format = None,
-    quality: Quality = None,
-    task_id: Name = None,
-    tag: Tags = None,
+    asked: dict[str, Any],
+    image: Path | None = None,
     quote: Annotated[bool, typer.Option("--quote", help="Only say what it would run and cost")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it has ended")] = False,
     timeout: Timeout = 600,
@@ -81,26 +57,15 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Queues a task and prints its id; with --wait or --out stays with it."""
+    if out is not None:
+        can_be_written(out)
     with _service(api, api_key) as darkroom:
-        asked = request_fields(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            seed=seed,
-            width=width,
-            height=height,
-            num_images=num_images,
-            image=darkroom.upload(image) if image and not quote else image and "of-yours",
-            strength=strength,
-            output_format=output_format,
-            quality=quality,
-            task_id=task_id,
-            tags=tag,
-        )
+        request = {"prompt": prompt, **asked}
+        if image is not None:
+            request["image"] = "of-yours" if quote else darkroom.upload(image)
         if quote:
-            return typer.echo(darkroom.quote(asked).model_dump_json(indent=None if as_json else 2))
-        task = darkroom.submit(asked)
+            return typer.echo(darkroom.quote(request).model_dump_json(indent=None if as_json else 2))
+        task = darkroom.submit(request)
         if wait or out is not None:
             return _wait_for(darkroom, [task.task_id], timeout, out, as_json=as_json)
     return typer.echo(task.model_dump_json() if as_json else task.task_id)
@@ -113,10 +78,8 @@ def status(task_ids: Ids, api: Api = None, api_key: Key = None, as_json: Json = 
         results = [darkroom.result(task_id) for task_id in task_ids]
     if as_json:
         print_json([one.model_dump(mode="json") for one in results])
-    elif len(results) == 1:
-        print_task(results[0], [])
     else:
-        print_table(results, utc_now())
+        print_results([(one, []) for one in results], utc_now())
 
 
 @remote.command()
@@ -129,6 +92,8 @@ def wait(
     as_json: Json = False,
 ) -> None:
     """Waits until all have ended, then shows them, and fetches their pictures where --out says so."""
+    if out is not None:
+        can_be_written(out)
     with _service(api, api_key) as darkroom:
         _wait_for(darkroom, task_ids, timeout, out, as_json=as_json)
 
@@ -140,7 +105,7 @@ def download(
     """Fetches the pictures of completed tasks, each checked against its sha256, and prints where they are."""
     with _service(api, api_key) as darkroom:
         for task_id in task_ids:
-            files = [str(path) for _, path in _save(darkroom.images(task_id), out)]
+            files = [str(path) for _, path in _saved(darkroom, task_id, out)]
             typer.echo(json.dumps({"task_id": task_id, "files": files}) if as_json else "\n".join(files))
 
 
@@ -201,17 +166,15 @@ def _wait_for(darkroom: Darkroom, task_ids: list[str], timeout: float, out: Path
             pool.shutdown(wait=False, cancel_futures=True)
             lines.__exit__()
             raise
-    told: list[dict[str, Any]] = []
-    for name, result in zip(names, ended, strict=True):
-        good = result is not None and result.status == "completed"
-        saved = _save(darkroom.images(result), out) if result and good and out is not None else []
-        if as_json:
-            files = [str(path) for _, path in saved]
-            told.append({**(result.model_dump(mode="json") if result else {"task_id": name}), "files": files})
-        elif result is not None:
-            print_task(result, saved)
+    told = [(one, _saved(darkroom, one, out) if one else []) for one in ended]
     if as_json:
-        print_json(told)
+        lines_of = [
+            one.model_dump(mode="json") if one else {"task_id": name} for name, one in zip(names, ended, strict=True)
+        ]
+        files = [[str(path) for _, path in saved] for _, saved in told]
+        print_json([one | {"files": paths} for one, paths in zip(lines_of, files, strict=True)])
+    else:
+        print_results([(one, saved) for one, saved in told if one is not None], utc_now())
     statuses = {result.status if result else "pending" for result in ended}
     if statuses & {"pending", "processing"}:
         running = [name for name, one in zip(names, ended, strict=True) if one is None or one.completed_at is None]
@@ -228,5 +191,8 @@ def _await(darkroom: Darkroom, lines: ProgressLines, timeout: float, task_id: st
         return fault.result
 
 
-def _save(pictures: list[Picture], folder: Path | None) -> list[tuple[Picture, Path]]:
-    return [(one, one.save(folder)) for one in pictures] if folder is not None else []
+def _saved(darkroom: Darkroom, task: str | ResultResponse, folder: Path | None) -> list[tuple[Picture, Path]]:
+    """Fetches a task's pictures into a folder; none without one, or of a task that did not complete."""
+    if folder is None or not (isinstance(task, str) or task.status == "completed"):
+        return []
+    return [(one, one.save(folder)) for one in darkroom.images(task)]

@@ -35,12 +35,19 @@ class Picture:
     about: ResultImage
 
     def save(self, folder: str | Path) -> Path:
-        """Writes the file into ``folder``, created if missing, and returns its path. Atomic: by a rename at the end."""
+        """Writes the file into ``folder``, created if missing, and returns its path. Atomic: by a rename at the end.
+
+        Raises OSError, and leaves nothing behind then.
+        """
         path = Path(folder) / self.name
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
-        part.write_bytes(self.body)
-        return part.replace(path)
+        try:
+            part.write_bytes(self.body)
+            return part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def fetch(result: ResultResponse, http: HttpClient, within: float, clock: Clock) -> list[Picture]:

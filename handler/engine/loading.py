@@ -148,12 +148,19 @@ def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def read_overrides(folder: Path) -> dict[str, Any]:
-    """``defaults`` and ``limits`` of the card next to the weights, which go before those derived from the pipeline."""
+    """``defaults`` and ``limits`` of the card next to the weights, which go before those derived from the pipeline.
+
+    A card that cannot be read, as an interrupted command may leave it, is named in the log and counts as none.
+    """
     file = folder / CARD_FILE
     if not file.is_file():
         return {}
-    card = json.loads(file.read_text())
-    return {name: card[name] for name in ("defaults", "limits") if name in card}
+    try:
+        card = json.loads(file.read_text())
+        return {name: dict(card[name]) for name in ("defaults", "limits") if name in card}
+    except (OSError, ValueError, TypeError) as fault:
+        logger.warning("the model's card cannot be read and is left aside", file=str(file), fault=str(fault))
+        return {}
 
 
 def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: dict[str, Any]) -> ModelCard:

@@ -72,7 +72,7 @@ class LazyEngine:
             log_id = new_log_id()
             self._fault, self._failed_at = ModelUnavailable(cannot_load(log_id)), self._monotonic()
             known = isinstance(fault, ModelUnavailable)
-            logger.critical(  # the level that "darkroom invoke" shows: nothing else tells its user the cause
+            logger.critical(
                 "the model cannot be loaded",
                 id=log_id,
                 model=self._settings.model_name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from hashlib import sha256
@@ -69,8 +70,9 @@ def test_invoke_says_what_a_person_wants_to_know(tmp_path: Path) -> None:
     assert names[0].endswith("-0.webp")
     assert "seed 9" in done.stdout
     assert "seed 10" in done.stdout
-    assert "seconds: queue" in done.stdout
-    assert '"status": "completed"' in done.stdout
+    *where, summary = done.stdout.splitlines()
+    assert [line.partition("  ")[0] for line in where] == [str(tmp_path / name) for name in names]
+    assert re.search(r" completed in [0-9.]+ s: queue [0-9.]+, load [0-9.]+, ", summary)
 
 
 def test_invoke_with_a_bad_request_fails(tmp_path: Path) -> None:
@@ -85,10 +87,17 @@ def test_invoke_with_a_bad_request_fails(tmp_path: Path) -> None:
 def test_invoke_without_a_model_fails(tmp_path: Path) -> None:
     done = darkroom("invoke", "fox", "--model", str(tmp_path / "nothing"))
     assert done.returncode == 1
-    assert "MODEL_UNAVAILABLE" in done.stderr
-    log = next(json.loads(line) for line in done.stderr.splitlines() if line.startswith("{"))
-    assert str(tmp_path / "nothing") in log["fault"]
-    assert f"under id {log['id']}" in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"MODEL_UNAVAILABLE cannot load {tmp_path / 'nothing'}: ")
+    assert line.endswith("a model is a hub id, a folder or s3://bucket/prefix")
+
+
+def test_invoke_without_a_model_logs_the_cause_where_it_is_told_to(tmp_path: Path) -> None:
+    done = darkroom("invoke", "fox", "--model", str(tmp_path / "nothing"), "--verbose")
+    assert done.returncode == 1
+    logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [str(tmp_path / "nothing") in one["fault"] for one in logged if one["level"] == "CRITICAL"] == [True]
+    assert "  because of ModelUnavailable: cannot load" in done.stderr
 
 
 def test_invoke_with_a_recorded_event(tmp_path: Path) -> None:

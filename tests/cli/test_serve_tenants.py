@@ -105,5 +105,5 @@ def test_a_recorded_event_is_answered_for_its_tenant(environ: dict[str, str], mo
         monkeypatch.setenv(name, value)
     alices = sqs_event('{"prompt": "fox", "task_id": "mine"}', ids=["m-1"], tenant="alice")["Records"]
     nobodys = sqs_event('{"prompt": "owl", "task_id": "mine"}', ids=["m-2"], tenant="b/")["Records"]
-    results = invoke_event(Settings.load(environ), {"Records": alices + nobodys})
+    results = invoke_event(Settings.load(environ), {"Records": alices + nobodys}, print)
     assert [(one["task_id"], one["status"]) for one in results] == [("mine", "completed"), ("m-2", "failed")]

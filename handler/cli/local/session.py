@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...api.results import Status
@@ -13,12 +14,15 @@ from ...api.submission import Submit
 from ...aws.queue import Message, TaskQueue, messages_of
 from ...aws.store import TaskStore
 from ...aws.weights import fetch_model
+from ...care import deadletters
 from ...contract.record import Record
 from ...contract.statuses import TERMINAL
-from ...errors import Conflict, Finished, InvalidRequest, ModelUnavailable
-from ...settings import Settings, use
+from ...errors import Conflict, Finished, InvalidRequest
+from ...settings import Settings, leave_aside, use
 from ...task.messages import asked_by
+from ...work.polling import serve_dead_letters
 from ...work.serving import build
+from ...work.signals import Signals
 from ...worker import Worker
 from ..showing import ProgressLines
 from .aws import CREDENTIALS, EmbeddedAws, create_resources
@@ -27,80 +31,136 @@ from .http import HttpApi, serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from werkzeug.serving import BaseWSGIServer
+    Say = Callable[[str], None]
 
 LOOK_EVERY = 0.1
 GIVE_UP = 3
+SAVED_WITHIN = 30.0
+"""Seconds that an interrupted command waits for what is drawn to be saved."""
+NO_FILES = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
 
 
 @contextmanager
-def aws_environment(endpoint: str | None, model: str | None) -> Iterator[Settings]:
-    """Settings of an embedded AWS that runs inside the block, unless ``endpoint``, ``AWS_ENDPOINT_URL`` or
-    ``AWS_PROFILE`` names another.
+def aws_environment(endpoint: str | None, model: str | None, *, own: bool, say: Say) -> Iterator[Settings]:
+    """Settings of an embedded AWS that runs inside the block; with ``own``, or an ``endpoint``, those of the
+    environment. ``say`` is told what the embedded AWS leaves aside.
+
+    Raises SettingsError.
     """
     chosen = {"MODEL_ID": model} if model else {}
-    if endpoint:
-        chosen["AWS_ENDPOINT_URL"] = endpoint
-    settings = use(**chosen)
-    if settings.aws_endpoint_url or settings.aws_profile:
-        yield settings.require("bucket", "queue_url")
+    if own or endpoint:
+        yield use(**chosen, **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {})).require("bucket", "queue_url")
         return
+    settings = use(**chosen)
     if settings.model_id.startswith("s3://"):
         # Downloaded from the real S3, before the settings switch to the embedded one.
         chosen["MODEL_ID"] = str(fetch_model(settings.model_id, settings)[0])
+    if left := leave_aside():
+        say(f"the embedded AWS leaves aside {', '.join(left)}; --aws uses them")
     with EmbeddedAws() as aws:
         # Requests cost nothing here, and the user is watching.
-        variables = {
-            "FIRST_BEAT": "0",
-            "PREVIEWS": "1",
-            **chosen,
-            **CREDENTIALS,
-            **create_resources(aws.endpoint).variables,
-        }
-        yield use(AWS_ENDPOINT_URL=aws.endpoint, NO_PROXY="127.0.0.1", no_proxy="127.0.0.1", **variables)
+        quick = {"FIRST_BEAT": "0", "PREVIEWS": "1"}
+        made = create_resources(aws.endpoint).variables
+        yield use(AWS_ENDPOINT_URL=aws.endpoint, **NO_FILES, **quick, **chosen, **CREDENTIALS, **made)
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM ended the command. ``status``: its exit status; ``left``: the task as it was left, if any."""
+
+    def __init__(self, status: int, left: Record | None = None) -> None:
+        super().__init__(status)
+        self.status, self.left = status, left
+
+
+@dataclass
+class Local:
+    """A worker that runs in a thread, and the signals that end it."""
+
+    worker: Worker
+    signals: Signals
+
+    @property
+    def goes_on(self) -> bool:
+        return not self.signals.number and not self.worker.failed
+
+    def end(self) -> None:
+        """Waits for what was drawn to be saved. Raises Interrupted if a signal has come."""
+        if self.signals.number:
+            self.worker.wait_idle(SAVED_WITHIN)  # not for its long poll, whose messages come back after a lease
+            raise Interrupted(self.signals.status)
 
 
 @contextmanager
-def running_worker(settings: Settings) -> Iterator[Worker]:
-    """Runs a worker in a thread while the block runs. It ends early if the model cannot be loaded."""
-    queue = TaskQueue(settings)
-    worker = Worker(build(settings), queue, settings, poll_seconds=1)
+def running_worker(settings: Settings, say: Say) -> Iterator[Local]:
+    """Runs a worker in a thread while the block runs, until a signal suspends it. It ends early if the model cannot be
+    loaded.
+    """
+    worker = Worker(build(settings), TaskQueue(settings), settings, poll_seconds=1)
+
+    def suspend() -> None:
+        say("stopping: what is drawn is saved at its next step; once more ends at once")
+        worker.stop(suspend=True, finish_within=0.0)
+
+    signals = Signals(suspend, worker.release_all).listen()
     thread = threading.Thread(target=worker.run, name="worker", daemon=True)
     thread.start()
     try:
-        yield worker
+        yield Local(worker, signals)
     finally:
         worker.stop()
-        thread.join()
+        signals.leave()
+        if not signals.number:
+            thread.join()
 
 
-def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+def invoke_request(settings: Settings, request: dict[str, Any], *, quiet: bool, say: Say) -> dict[str, Any]:
     """Sends the request as an SQS message, runs a worker until the task is terminal, and returns its ResultResponse.
 
-    Raises ModelUnavailable when the worker cannot load the model.
+    Raises ModelUnavailable when the worker cannot load the model, WorkerBroken, and Interrupted.
     """
     store, queue = TaskStore(settings), TaskQueue(settings)
     body = json.dumps(request)
     message = Message(queue.send(body), "", body)
     first = "queued; loading the model"
-    with running_worker(settings) as worker, ProgressLines([""], quiet=quiet, transient=True, first=first) as lines:
+    with running_worker(settings, say) as local, ProgressLines([""], quiet=quiet, transient=True, first=first) as lines:
 
         def show(record: Record | None) -> None:
             if record is not None and record.status != "pending":
                 lines.show("", record)
 
-        wait_for(store, lambda: _name(store, message)[1], show, lambda: not worker.failed)
-        if worker.failed:
-            health = store.read_health() or {}
-            raise ModelUnavailable(str(health.get("reason")))
+        wait_for(store, lambda: _name(store, message)[1], show, lambda: local.goes_on)
+        if local.worker.fault is not None:
+            raise local.worker.fault
+        try:
+            local.end()
+        except Interrupted as ended:
+            stored = store.read(_name(store, message)[1])
+            raise Interrupted(ended.status, Record.from_json(stored.body) if stored else None) from None
     return Status(settings, store).result(_name(store, message)[1])
 
 
-def invoke_event(settings: Settings, event: dict[str, Any]) -> list[dict[str, Any]]:
-    """Calls the handler with a recorded SQS event, as Lambda would. Returns the ResultResponse of each of its tasks."""
+def invoke_event(settings: Settings, event: dict[str, Any], say: Say) -> list[dict[str, Any]]:
+    """Calls the handler with a recorded SQS event, as Lambda would. Returns the ResultResponse of each of its tasks.
+
+    Raises ModelUnavailable, and Interrupted.
+    """
     store = TaskStore(settings)
     handler = build(settings)
-    handler.handle(event, None)
+
+    def suspend() -> None:
+        say("stopping: what is drawn is saved at its next step; once more ends at once")
+        handler.suspend()
+
+    signals = Signals(suspend, handler.release_all).listen()
+    served = threading.Thread(target=handler.handle, args=(event, None), name="event", daemon=True)
+    served.start()
+    while served.is_alive() and not signals.number:
+        served.join(LOOK_EVERY)
+    if signals.number:
+        served.join(SAVED_WITHIN)
+        raise Interrupted(signals.status)
+    signals.leave()
+    handler.engine()  # tells why there is none, if that is what became of the messages
     named = dict.fromkeys(_name(store, message) for message in messages_of(event))
     status = Status(settings, store)
     return [status.for_tenant(tenant).result(task_id) for tenant, task_id in named]
@@ -147,24 +207,29 @@ def _left_to_retries(record: Record) -> bool:
     return record.status == "pending" and record.error is not None and record.attempt >= GIVE_UP
 
 
-def serve_forever(settings: Settings, port: int, announce: Callable[[str], None]) -> bool:
-    """Runs a worker and the HTTP API until Ctrl-C. Returns False if they ended because the model cannot be loaded."""
+def serve_forever(settings: Settings, port: int, say: Say, ready: Say) -> None:
+    """Runs a worker and the HTTP API until a signal comes, or until the worker ends because it cannot load the model.
+    ``ready`` is told the API's address.
+
+    Raises Interrupted, ModelUnavailable, and WorkerBroken.
+    """
     store, queue = TaskStore(settings), TaskQueue(settings)
-    api = HttpApi(Submit(settings, store, queue), Status(settings, store))
-    server = serve(api, port)
-    with running_worker(settings) as worker:
-        announce(f"http://127.0.0.1:{server.server_port}")
-        threading.Thread(target=_end_with, args=(worker, server), daemon=True).start()
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            announce("stopping: what is running is finished")
-        finally:
-            server.server_close()
-        return not worker.failed
-
-
-def _end_with(worker: Worker, server: BaseWSGIServer) -> None:
-    """Stops the HTTP API when the worker fails: it would accept requests that nothing serves."""
-    worker.wait_failed()
-    server.shutdown()
+    submit, status = Submit(settings, store, queue), Status(settings, store)
+    server = serve(HttpApi(submit, status), port)
+    with running_worker(settings, say) as local:
+        if settings.dead_letter_url:
+            serve_dead_letters(deadletters.build(settings), TaskQueue(settings, settings.dead_letter_url))
+        ready(f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+        known = False
+        while local.goes_on:
+            local.signals.came.wait(LOOK_EVERY)
+            if not known and local.worker.loaded:
+                known = True
+                submit.health.look_again()
+                status.health.look_again()
+        server.shutdown()  # before the worker ends: it would accept requests that nothing serves
+        server.server_close()
+        local.end()
+        if local.worker.fault is not None:
+            raise local.worker.fault
