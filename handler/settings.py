@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 WEEK = 7 * 24 * 3600
 LOOPBACK = ("127.0.0.1", "localhost")
-HARMLESS = ("AWS_CA_BUNDLE", "AWS_PAGER")
+HARMLESS = ("AWS_CA_BUNDLE", "AWS_EC2_METADATA_DISABLED", "AWS_PAGER")
 OF_A_DEPLOYMENT = ("BUCKET", "QUEUE_URL", "DEAD_LETTER_URL")
 HOST_CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
@@ -186,6 +186,8 @@ class Settings:
             faults.append(
                 f"BEAT_EVERY={beat:g}: must be at most a third of LEASE={lease}, or a slow call loses the task"
             )
+        if (url := values.get("aws_endpoint_url")) and not url.startswith(("http://", "https://")):
+            faults.append(f"AWS_ENDPOINT_URL={url!r}: must begin with http:// or https://")
         if faults:
             raise SettingsError("; ".join(faults))
         values.setdefault("aws_region", environ.get("AWS_DEFAULT_REGION", ""))
@@ -261,6 +263,11 @@ def around_proxies() -> None:
     listed = f"{os.environ.get('no_proxy', '')},{os.environ.get('NO_PROXY', '')}".split(",")
     hosts = ",".join(dict.fromkeys([*filter(None, (one.strip() for one in listed)), *LOOPBACK]))
     os.environ.update(no_proxy=hosts, NO_PROXY=hosts)
+
+
+def names_credentials() -> bool:
+    """Whether the environment names credentials, or where a host keeps its own."""
+    return any(os.environ.get(name) for name in HOST_CREDENTIALS)
 
 
 def provide(**environ: str) -> None:

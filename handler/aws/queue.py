@@ -201,21 +201,27 @@ def _translated(doing: str) -> Iterator[None]:
 
 
 def _connect(settings: Settings) -> SQSClient:
-    """The SQS client: five tries in all, with jittered backoff. Its read timeout must outlast a long poll."""
+    """The SQS client: five tries in all, with jittered backoff. Its read timeout must outlast a long poll.
+
+    Raises SettingsError for an unknown profile, and for credentials or an endpoint that it cannot take.
+    """
     session = botocore.session.Session(profile=settings.aws_profile or None)
     try:
         region = settings.aws_region or session.get_config_variable("region") or "us-east-1"
     except BotoCoreError as fault:
         raise SettingsError(f"AWS_PROFILE={settings.aws_profile!r}: {fault}") from fault
-    client = session.create_client(
-        "sqs",
-        region_name=region,
-        endpoint_url=settings.aws_endpoint_url or None,
-        config=Config(
-            connect_timeout=3,
-            read_timeout=LONG_POLL + 5,
-            retries={"mode": "standard", "total_max_attempts": 5},
-            tcp_keepalive=True,
-        ),
-    )
+    try:
+        client = session.create_client(
+            "sqs",
+            region_name=region,
+            endpoint_url=settings.aws_endpoint_url or None,
+            config=Config(
+                connect_timeout=3,
+                read_timeout=LONG_POLL + 5,
+                retries={"mode": "standard", "total_max_attempts": 5},
+                tcp_keepalive=True,
+            ),
+        )
+    except (BotoCoreError, ValueError) as fault:  # half a set of credentials, an endpoint that is no URL
+        raise SettingsError(f"SQS cannot be used: {fault}") from fault
     return cast("SQSClient", client)

@@ -140,7 +140,8 @@ def put_if(s3: S3Store, key: str, body: bytes, mode: Literal["create"] | UpdateV
 def connect(bucket: str, settings: Settings, timeout: str = "20s") -> S3Store:
     """A client for one bucket. Time and retries are bounded: a call that hangs would outlast its task's lease.
 
-    ``timeout``: of one request, its body included. Raises SettingsError for an unknown profile.
+    ``timeout``: of one request, its body included. Raises SettingsError for an unknown profile, and for credentials or
+    an endpoint that it cannot take.
     """
     endpoint = settings.aws_endpoint_url
     options: dict[str, Any] = {
@@ -160,7 +161,10 @@ def connect(bucket: str, settings: Settings, timeout: str = "20s") -> S3Store:
     if settings.shared_credentials:
         return _with_profile(bucket, settings, options)
     options.setdefault("region", "us-east-1")
-    return S3Store(bucket, **options)
+    try:
+        return S3Store(bucket, **options)
+    except (BaseError, ValueError) as fault:  # half a set of credentials, an endpoint that is no URL
+        raise SettingsError(f"S3 cannot be used: {str(fault).splitlines()[0]}") from fault
 
 
 class PresignedPosts:

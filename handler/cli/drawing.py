@@ -99,7 +99,7 @@ def serve(
                 for name, value in exports(settings, url, {} if kept else CREDENTIALS).items()
             ]
             text = "\n".join([*lines, ""])
-            say(text.rstrip())
+            typer.echo(text, nl=False)
             if env is not None:
                 say(f"the same in {save(env, text.encode())}")
             if not kept:

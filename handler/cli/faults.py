@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..aws.credentials import NONE
 from ..errors import DarkroomError, Internal, ModelUnavailable, ServiceFault, SettingsError
 from ..settings import Settings
 
@@ -13,10 +14,7 @@ if TYPE_CHECKING:
 HINTS = (
     (("NoSuchBucket",), "there is no bucket {bucket}: BUCKET names it"),
     (("NonExistentQueue", "QueueDoesNotExist"), "there is no queue {queue_url}: QUEUE_URL names it"),
-    (
-        ("Unable to locate credentials", "credentials", "metadata/security-credentials", "NoCredentials"),
-        "no AWS credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    ),
+    (("Unable to locate credentials", "169.254.169.254"), NONE),
     (
         ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidClientTokenId", "403"),
         "AWS refuses these credentials for bucket {bucket}: look at AWS_PROFILE or AWS_ACCESS_KEY_ID",
@@ -41,7 +39,7 @@ MOST = 300
 def told(fault: DarkroomError, *, verbose: bool = False) -> str:
     """One line; with ``verbose`` the causes in the library's own words, too."""
     causes = list(_causes(fault))
-    line = f"{fault.code} {fault.message}"
+    line = fault.message if fault.code == "INTERNAL" else f"{fault.code} {fault.message}"
     if isinstance(fault, ModelUnavailable) and isinstance(fault.__cause__, DarkroomError):  # it loads in this process
         line = f"{fault.code} {fault.__cause__.message}; a model is a hub id, a folder or s3://bucket/prefix"
     if isinstance(fault, ServiceFault) and (hint := _hint(" ".join(causes))):

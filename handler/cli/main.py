@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from ..contract.record import Record
-from ..errors import DarkroomError, InvalidRequest, SettingsError
+from ..errors import DarkroomError, FieldError, InvalidRequest, SettingsError
 from ..settings import around_proxies
+from .deployment import deployment
 from .drawing import drawing
 from .faults import of_the_system, told
 from .operations import operations
@@ -20,7 +21,7 @@ from .options import Json, ModelOption
 from .output import save
 from .remote import remote
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 for one in (drawing, remote, operations):
     app.add_typer(one)
 
@@ -31,16 +32,21 @@ def main() -> None:
     """
     around_proxies()
     try:
-        app()
-    except (DarkroomError, OSError) as fault:
-        named = of_the_system(fault) if isinstance(fault, OSError) else fault
-        if "--json" in sys.argv:
-            typer.echo(json.dumps(named.envelope()))
-        verbose = "--verbose" in sys.argv or "-v" in sys.argv
-        Console(stderr=True).print(
-            told(named, verbose=verbose), style="red", highlight=False, markup=False, soft_wrap=True
-        )
-        sys.exit(2 if isinstance(named, SettingsError | InvalidRequest) else 1)
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except typer.TyperException as usage:
+        line = f"{usage.format_message().rstrip('.')}; see darkroom --help"
+        _complain(InvalidRequest([FieldError("command line", line)]), line)
+    except DarkroomError as fault:
+        _complain(fault, told(fault, verbose="--verbose" in sys.argv or "-v" in sys.argv))
+    except OSError as fault:
+        _complain(of_the_system(fault), str(of_the_system(fault)))
+
+
+def _complain(fault: DarkroomError, line: str) -> NoReturn:
+    if "--json" in sys.argv:
+        typer.echo(json.dumps(fault.envelope()))
+    Console(stderr=True).print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(2 if isinstance(fault, SettingsError | InvalidRequest) else 1)
 
 
 @app.command()
@@ -48,7 +54,7 @@ def worker() -> None:
     """Serves the queue until SIGTERM: what the container does outside Lambda."""
     from ..worker import main as work
 
-    raise typer.Exit(work())
+    raise typer.Exit(work(deployment("bucket", "queue_url")))
 
 
 @app.command()

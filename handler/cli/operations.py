@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..clock import utc_now
-from ..settings import Settings
+from .deployment import deployment
 
 operations = typer.Typer()
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -45,7 +45,7 @@ def redrive(
 
     if bool(task) == every or (since and not every):
         raise typer.BadParameter("give --task ID or --all, and --since only with --all")
-    settings, count = Settings.load(), 0
+    settings, count = deployment("bucket", "queue_url"), 0
     store, queue, after = TaskStore(settings), TaskQueue(settings), parse_time(since, utc_now()) if since else None
     for one in [store.for_tenant(tenant)] if task or tenant else store.all_tenants():
         redriver = Redrive(one, queue)
@@ -69,7 +69,7 @@ def doctor(
     """Finds stuck tasks and what was left lying in the deployment. Exits with 1 if something stays as it was found."""
     from ..care.rounds import build
 
-    findings = build(Settings.load()).examine(fix=fix)
+    findings = build(deployment("bucket", "queue_url")).examine(fix=fix)
     if as_json:
         for finding in findings:
             typer.echo(json.dumps(finding.to_json()))

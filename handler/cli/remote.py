@@ -14,6 +14,7 @@ import typer
 from ..clock import utc_now
 from ..contract.statuses import STATUSES
 from ..errors import StillRunning
+from .deployment import deployment
 from .options import Json
 from .output import can_be_written
 from .request_options import takes_request
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 remote = typer.Typer()
 STILL_RUNNING = 3
+PATIENCE = 20.0
+"""Seconds for which a call is tried again: somebody is waiting."""
 MOST_WAITED = 64
 """Tasks that are waited for at a time."""
 
@@ -100,9 +103,14 @@ def wait(
 
 @remote.command()
 def download(
-    task_ids: Ids, out: Out = Path("pictures"), api: Api = None, api_key: Key = None, as_json: Json = False
+    task_ids: Ids,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures")] = Path("pictures"),
+    api: Api = None,
+    api_key: Key = None,
+    as_json: Json = False,
 ) -> None:
     """Fetches the pictures of completed tasks, each checked against its sha256, and prints where they are."""
+    can_be_written(out)
     with _service(api, api_key) as darkroom:
         for task_id in task_ids:
             files = [str(path) for _, path in _saved(darkroom, task_id, out)]
@@ -150,8 +158,11 @@ def list_(
 @contextmanager
 def _service(api: str | None, api_key: str | None) -> Iterator[Darkroom]:
     from ..client import Darkroom
+    from ..settings import Settings
 
-    with Darkroom(endpoint=api, api_key=api_key) as darkroom:
+    if not (api or Settings.load().darkroom_endpoint):
+        deployment("bucket")
+    with Darkroom(endpoint=api, api_key=api_key, patience=PATIENCE) as darkroom:
         yield darkroom
 
 

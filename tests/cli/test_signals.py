@@ -113,13 +113,15 @@ def test_serve_is_a_place_to_develop_against(tmp_path: Path) -> None:
     lines: list[str] = []
     with started("handler.cli.main", "serve", "--port", "0", "--env", str(tmp_path / "env")) as child:
         assert child.stderr is not None
+        assert child.stdout is not None
         for line in child.stderr:
             lines.append(line.strip())
             if line.startswith("http://"):
                 break
+        exports = [child.stdout.readline().strip() for _ in range(8)]
         health_of = partial(read, lines[-1].split()[0] + "/health")
         assert health_of()["status"] == "ok"  # and whatever it says of the model now is not said for half a minute
-        exported = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
+        exported = dict(line.removeprefix("export ").split("=", 1) for line in exports)
         variables = {name: value.strip("'") for name, value in exported.items()}
         (client,) = re.findall(r"```python\n(import boto3.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
         base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
@@ -133,7 +135,7 @@ def test_serve_is_a_place_to_develop_against(tmp_path: Path) -> None:
         child.send_signal(signal.SIGINT)
         assert child.wait(30) == 130
         rest.join(10)
-    assert (tmp_path / "env").read_text().splitlines() == [line for line in lines if line.startswith("export ")]
+    assert (tmp_path / "env").read_text().splitlines() == exports
     wanted = {"BUCKET", "QUEUE_URL", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert set(exported) == wanted | {"AWS_REGION", "AWS_DEFAULT_REGION", "DARKROOM_ENDPOINT"}
     assert "bucket and queues are in memory: they end with this process" in lines

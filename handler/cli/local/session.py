@@ -24,6 +24,7 @@ from ...work.polling import serve_dead_letters
 from ...work.serving import build
 from ...work.signals import Signals
 from ...worker import Worker
+from ..deployment import deployment
 from ..showing import ProgressLines
 from .aws import CREDENTIALS, EmbeddedAws, create_resources
 from .http import HttpApi, serve
@@ -49,7 +50,8 @@ def aws_environment(endpoint: str | None, model: str | None, *, own: bool, say: 
     """
     chosen = {"MODEL_ID": model} if model else {}
     if own or endpoint:
-        yield use(**chosen, **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {})).require("bucket", "queue_url")
+        use(**chosen, **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}))
+        yield deployment("bucket", "queue_url")
         return
     settings = use(**chosen)
     if settings.model_id.startswith("s3://"):
