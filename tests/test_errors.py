@@ -18,8 +18,9 @@ SAFE = {"strerror", "errno"}
 FOR_THE_OPERATOR = {
     "engine/loading.py": "the reason why a model cannot be loaded: LazyEngine logs it, and reports an id in its place",
     "aws/tracing.py": "the cause in a trace",
-    "aws/s3.py": "the name of a profile that is not there, at start",
-    "aws/queue.py": "the name of a profile that is not there, at start",
+    "aws/credentials.py": "what is wrong with the credentials of the environment, before a command begins",
+    "aws/s3.py": "a profile, credentials or an endpoint that cannot be used, at start",
+    "aws/queue.py": "the same",
     "work/liveness.py": "why the health check of a container fails",
     "api/pricing.py": "a price file of the command line's user",
     "contract/request.py": "where the caller's own body is no JSON",
