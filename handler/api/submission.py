@@ -19,7 +19,7 @@ from ..contract.request import GenerationRequest, parse
 from ..contract.statuses import TERMINAL
 from ..errors import Conflict, FieldError, Finished, InvalidRequest, LostRace, ModelUnavailable, NotFound, ServiceFault
 from ..task import moves
-from .calls import json_body, task_id_of, task_reply, trace_header
+from .calls import json_body, named_request, task_reply, trace_header
 from .health import ModelHealth, card_of
 from .quota import Budget
 from .quote import quote
@@ -150,11 +150,12 @@ class Submit:
         a ServiceFault the same call can be repeated: it completes what was left undone.
         """
         submission = Submission(trace, origin)
-        request = parse(body, self._card()).accept()
-        task_id = task_id_of(request, key)
-        if task_id is not None and (record := self._existing(task_id, request, submission)) is not None:
-            return record
-        return self._create(task_id or self._new_id(), request, submission)
+        request = named_request(parse(body, self._card()), key)
+        if request.task_id is not None:
+            record = self._existing(request.task_id, request, submission)
+            if record is not None:
+                return record
+        return self._create(request.task_id or self._new_id(), request, submission)
 
     def retry(self, task_id: str, key: str | None = None, *, trace: str | None = None) -> Record:
         """A new task with the request of the terminal one ``task_id``, its seed included.
@@ -178,8 +179,7 @@ class Submit:
     def quote(self, body: str | bytes, key: str | None = None) -> dict[str, Any]:
         """A QuoteResponse as JSON data: what the same submission would run and cost. Raises as ``submit`` does."""
         card = self._card()
-        request = parse(body, card).accept()
-        named = request.model_copy(update={"task_id": task_id_of(request, key)})
+        named = named_request(parse(body, card), key)
         return quote(card.resolve(named) if card else named, card, self._health.current(), self._settings)
 
     def _card(self) -> ModelCard | None:

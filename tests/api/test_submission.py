@@ -129,6 +129,12 @@ def test_a_bad_idempotency_key(submit: Submit, key: str, body: str) -> None:
     assert answer["error"]["details"][0]["field"] == "Idempotency-Key"
 
 
+def test_a_bad_key_is_told_with_the_faults_of_the_body(submit: Submit) -> None:
+    status, answer = post(submit, '{"prompt": "fox", "width": 3, "quality": 50}', Idempotency_Key="../key")
+    assert status == 422
+    assert {one["field"] for one in answer["error"]["details"]} == {"width", "quality", "Idempotency-Key"}
+
+
 def test_the_same_id_for_something_else_is_a_conflict(submit: Submit, store: TaskStore) -> None:
     post(submit, '{"prompt": "fox", "task_id": "mine"}')
     status, answer = post(submit, '{"prompt": "owl", "task_id": "mine"}')
