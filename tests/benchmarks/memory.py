@@ -83,10 +83,15 @@ def measure(marks: Sequence[int] = MARKS, environ: Mapping[str, str] | None = No
 def _wait_for(store: TaskStore, names: Sequence[str]) -> None:
     ends = time.monotonic() + LIMIT
     for name in names:
-        while (stored := store.read(name)) is None or Record.from_json(stored.body).status != "completed":
-            if time.monotonic() > ends:
-                raise TimeoutError(f"{name} is not completed")
+        while (status := _status(store, name)) != "completed":
+            if status == "failed" or time.monotonic() > ends:
+                raise RuntimeError(f"{name} is {status}")
             time.sleep(0.2)
+
+
+def _status(store: TaskStore, name: str) -> str:
+    stored = store.read(name)
+    return Record.from_json(stored.body).status if stored else "not seen yet"
 
 
 def main() -> None:
