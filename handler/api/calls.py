@@ -6,12 +6,13 @@ from re import fullmatch
 from typing import TYPE_CHECKING
 
 from ..contract.ids import TASK_ID
-from ..contract.request import MAX_BODY, GenerationRequest
+from ..contract.request import MAX_BODY
 from ..errors import FieldError, InvalidRequest, TooLarge, UnsupportedMediaType
 from .routing import Call, Reply, json_reply
 
 if TYPE_CHECKING:
     from ..contract.record import Record
+    from ..contract.request import GenerationRequest, Parsed
 
 TRACE = r"(Self=[^;]{1,64};)?Root=1-[0-9a-f]{8}-[0-9a-f]{24}(;[A-Za-z]{1,16}=[0-9A-Za-z:|]{1,64}){0,4}"
 """The X-Ray tracing headers that SQS accepts; it would reject a message with any other."""
@@ -51,15 +52,16 @@ def trace_header(call: Call) -> str | None:
     return trace if fullmatch(TRACE, trace) else None
 
 
-def task_id_of(request: GenerationRequest, key: str | None) -> str | None:
-    """The task_id that the caller chose, in the body or as ``Idempotency-Key`` (``key``); None if it chose none.
+def named_request(parsed: Parsed, key: str | None) -> GenerationRequest:
+    """The request, with the task_id that the caller chose: in the body, or as ``Idempotency-Key`` (``key``).
 
-    Raises InvalidRequest if the key is malformed or differs from the body's task_id.
+    Raises InvalidRequest with every fault, also if the key is malformed or differs from the body's task_id.
     """
-    if key is None:
-        return request.task_id
-    if not fullmatch(TASK_ID, key):
-        raise InvalidRequest([FieldError("Idempotency-Key", f"must match {TASK_ID}")])
-    if request.task_id not in {None, key}:
-        raise InvalidRequest([FieldError("Idempotency-Key", "differs from the body's task_id")])
-    return key
+    faults = list(parsed.faults)
+    if key is not None and not fullmatch(TASK_ID, key):
+        faults.append(FieldError("Idempotency-Key", f"must match {TASK_ID}"))
+    elif key is not None and parsed.task_id not in {None, key}:
+        faults.append(FieldError("Idempotency-Key", "differs from the body's task_id"))
+    if parsed.request is None or faults:
+        raise InvalidRequest(faults)
+    return parsed.request if key is None else parsed.request.model_copy(update={"task_id": key})

@@ -19,7 +19,7 @@ from ..contract.request import GenerationRequest, parse
 from ..contract.statuses import TERMINAL
 from ..errors import Conflict, FieldError, Finished, InvalidRequest, LostRace, ModelUnavailable, NotFound, ServiceFault
 from ..task import moves
-from .calls import json_body, task_id_of, task_reply, trace_header
+from .calls import json_body, named_request, task_reply, trace_header
 from .health import ModelHealth, card_of
 from .quota import Budget
 from .quote import quote
@@ -113,21 +113,29 @@ class Submit:
         return json_reply(201, self._uploads.presign(self._store, json_body(call)))
 
     def _cancel(self, call: Call, task_id: str) -> Reply:
-        return task_reply(call, self.cancel(task_id), 200)
+        unseen = call.query.get("unseen", "0")
+        if unseen not in {"0", "1"}:
+            raise InvalidRequest([FieldError("unseen", "must be 0 or 1")])
+        return task_reply(call, self.cancel(task_id, unseen=unseen == "1"), 200)
 
-    def cancel(self, task_id: str) -> Record:
+    def cancel(self, task_id: str, *, unseen: bool = False) -> Record:
         """Cancels a task and returns its record; idempotent. A worker notices at its next heartbeat, whose write fails.
 
-        Raises NotFound, Conflict if the task has completed or failed, and ServiceFault.
+        ``unseen``: also a task without a record, whose message no worker has read yet. Raises InvalidRequest if it
+        could not have that name, NotFound, Conflict if the task has completed or failed, and ServiceFault.
         """
+        if unseen and not fullmatch(TASK_ID, task_id):
+            raise InvalidRequest([FieldError("task_id", f"must match {TASK_ID}")])
         for _ in range(CANCEL_TRIES):
             stored = self._store.read(task_id) if fullmatch(TASK_ID, task_id) else None
-            if stored is None:
+            if stored is None and not unseen:
                 raise NotFound(f"there is no task {task_id[:128]!r}")
-            record = Record.from_json(stored.body)
-            if record.status == "cancelled":
-                return record
             try:
+                if stored is None:
+                    return self._cancel_unseen(task_id)
+                record = Record.from_json(stored.body)
+                if record.status == "cancelled":
+                    return record
                 cancelled = moves.cancel(record, now=self._now())
                 self._store.change(stored, cancelled)
                 if record.attempt == 0:
@@ -136,9 +144,19 @@ class Submit:
             except Finished as fault:
                 raise Conflict(fault.message) from fault
             except LostRace:
-                continue  # it has just changed, as by a heartbeat: read again
+                continue  # it has just changed, as by a heartbeat, or been created by a worker: read again
             return cancelled
         raise ServiceFault("the task keeps moving; cancel it again")
+
+    def _cancel_unseen(self, task_id: str) -> Record:
+        """Makes a record that consumes the message when it comes. Raises LostRace if a worker was faster."""
+        record = moves.cancel_unseen(task_id, self._now(), self._keep, self._store.tenant)
+        self._store.announce(record)
+        self._store.create(record)
+        # A crash here leaves an ended task on the list of open ones, until the doctor clears up.
+        self._store.close(task_id)
+        self._metrics.cancelled()
+        return record
 
     def submit(
         self, body: str | bytes, key: str | None = None, *, trace: str | None = None, origin: str | None = None
@@ -150,11 +168,12 @@ class Submit:
         a ServiceFault the same call can be repeated: it completes what was left undone.
         """
         submission = Submission(trace, origin)
-        request = parse(body, self._card()).accept()
-        task_id = task_id_of(request, key)
-        if task_id is not None and (record := self._existing(task_id, request, submission)) is not None:
-            return record
-        return self._create(task_id or self._new_id(), request, submission)
+        request = named_request(parse(body, self._card()), key)
+        if request.task_id is not None:
+            record = self._existing(request.task_id, request, submission)
+            if record is not None:
+                return record
+        return self._create(request.task_id or self._new_id(), request, submission)
 
     def retry(self, task_id: str, key: str | None = None, *, trace: str | None = None) -> Record:
         """A new task with the request of the terminal one ``task_id``, its seed included.
@@ -178,8 +197,7 @@ class Submit:
     def quote(self, body: str | bytes, key: str | None = None) -> dict[str, Any]:
         """A QuoteResponse as JSON data: what the same submission would run and cost. Raises as ``submit`` does."""
         card = self._card()
-        request = parse(body, card).accept()
-        named = request.model_copy(update={"task_id": task_id_of(request, key)})
+        named = named_request(parse(body, card), key)
         return quote(card.resolve(named) if card else named, card, self.health.current(), self._settings)
 
     def _card(self) -> ModelCard | None:

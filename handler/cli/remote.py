@@ -94,7 +94,10 @@ def wait(
     api_key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Waits until all have ended, then shows them, and fetches their pictures where --out says so."""
+    """Waits until all have ended, then shows them, and fetches their pictures where --out says so.
+
+    A task that is not known yet is waited for as well: a message to SQS is, until a worker reads it.
+    """
     if out is not None:
         can_be_written(out)
     with _service(api, api_key) as darkroom:
@@ -118,11 +121,19 @@ def download(
 
 
 @remote.command()
-def cancel(task_ids: Ids, api: Api = None, api_key: Key = None, as_json: Json = False) -> None:
+def cancel(
+    task_ids: Ids,
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="Also a message to SQS that no worker has read yet; it is consumed undrawn")
+    ] = False,
+    api: Api = None,
+    api_key: Key = None,
+    as_json: Json = False,
+) -> None:
     """Cancels tasks; a worker that is drawing one stops within seconds."""
     with _service(api, api_key) as darkroom:
         for task_id in task_ids:
-            task = darkroom.cancel(task_id)
+            task = darkroom.cancel(task_id, unseen=unseen)
             typer.echo(task.model_dump_json() if as_json else f"{task_id} is {task.status}")
 
 
@@ -197,7 +208,12 @@ def _wait_for(darkroom: Darkroom, task_ids: list[str], timeout: float, out: Path
 
 def _await(darkroom: Darkroom, lines: ProgressLines, timeout: float, task_id: str) -> ResultResponse | None:
     try:
-        return darkroom.wait(task_id, timeout=timeout, on_change=partial(lines.show, task_id))
+        return darkroom.wait(
+            task_id,
+            timeout=timeout,
+            on_change=partial(lines.show, task_id),
+            on_unseen=partial(lines.show_unseen, task_id),
+        )
     except StillRunning as fault:
         return fault.result
 

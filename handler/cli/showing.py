@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..contract.responses import ResultResponse
 
 COLOURS = {"pending": "yellow", "processing": "cyan", "completed": "green", "failed": "red", "cancelled": "magenta"}
+UNSEEN = "not seen yet"
 PROMPT = 40
 """Characters of a prompt in a table."""
 LEAST_SHOWN = 0.005
@@ -59,6 +60,12 @@ class ProgressLines:
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+    def show_unseen(self, name: str) -> None:
+        """Says that the task ``name`` has no record yet."""
+        if self._plain:
+            typer.echo(_line(name, UNSEEN), err=True)
+        self._bars.update(self._lines[name], description=_line(name, UNSEEN))
 
     def show(self, name: str, task: Record | ResultResponse) -> None:
         """Updates the line of the task ``name``."""

@@ -7,10 +7,11 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from re import fullmatch
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from ..clock import utc_now
-from ..contract.ids import new_id
+from ..contract.ids import TASK_ID, new_id
 from ..errors import DarkroomError, Internal, ServiceFault, SettingsError, StillRunning
 from ..settings import Settings
 from .asking import Asked, Parameters, content_type_of, fields_of, to_json
@@ -146,17 +147,24 @@ class Darkroom:
         *,
         timeout: float | None = 600,
         on_change: Callable[[ResultResponse], None] | None = None,
+        on_unseen: Callable[[], None] = lambda: None,
     ) -> ResultResponse:
         """Waits until the task is terminal and returns it, completed or not (see :func:`fault_in`). ``on_change`` is
         called with the task's current state, and then at every change.
 
-        Raises StillRunning after ``timeout`` seconds (None: never), NotFound and ServiceFault; the task goes on.
+        A task that is not known yet is waited for as well, for a message to SQS has no record until a worker reads it;
+        ``on_unseen`` is called once if it is so. Raises StillRunning after ``timeout`` seconds (None: never), NotFound
+        if the task was there and is gone, or no task can have that name, and ServiceFault; the task goes on.
         """
-        return follow(self._service, task_id, timeout, self._clock, on_change)
+        may_come = on_unseen if fullmatch(TASK_ID, task_id) else None
+        return follow(self._service, task_id, timeout, self._clock, on_change, on_unseen=may_come)
 
-    def cancel(self, task_id: str) -> TaskResponse:
-        """Cancels a task; idempotent. Raises NotFound, and Conflict if it has completed or failed."""
-        return self._service.cancel(task_id)
+    def cancel(self, task_id: str, *, unseen: bool = False) -> TaskResponse:
+        """Cancels a task; idempotent. ``unseen``: also a message to SQS that no worker has read yet, and which is then
+        consumed undrawn. Raises NotFound, Conflict if it has completed or failed, InvalidRequest if no unseen task can
+        have that name, and ServiceFault.
+        """
+        return self._service.cancel(task_id, unseen=unseen)
 
     def retry(self, task_id: str, *, new_task_id: str | None = None) -> TaskResponse:
         """A new task with the same request and seed. Raises NotFound, and Conflict unless the old one is terminal."""

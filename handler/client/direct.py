@@ -50,8 +50,8 @@ class DirectService:
         page = self._status.results(str(limit), cursor, status=status, tag=tag)
         return ResultPage.model_validate(page, extra="ignore")
 
-    def cancel(self, task_id: str) -> TaskResponse:
-        return _task_response(self._submit.cancel(task_id))
+    def cancel(self, task_id: str, *, unseen: bool) -> TaskResponse:
+        return _task_response(self._submit.cancel(task_id, unseen=unseen))
 
     def retry(self, task_id: str, key: str) -> TaskResponse:
         return _task_response(self._submit.retry(task_id, key))

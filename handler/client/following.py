@@ -6,15 +6,16 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ..contract.statuses import TERMINAL
-from ..errors import StillRunning
+from ..errors import NotFound, StillRunning
 from .patience import backoff
+from .service import Poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..contract.responses import ResultResponse
     from .patience import Clock
-    from .service import Poll, Service
+    from .service import Service
 
 LONG_POLL = 20
 """Seconds: the longest that the service holds a long poll."""
@@ -31,9 +32,14 @@ def follow(
     clock: Clock,
     on_change: Callable[[ResultResponse], None] | None = None,
     keep_waiting: Callable[[], bool] = lambda: True,
+    *,
+    on_unseen: Callable[[], None] | None = None,
 ) -> ResultResponse:
     """Polls until the result is terminal and returns it. Raises StillRunning after ``timeout`` seconds (None: never),
     or after the first poll at which ``keep_waiting`` returns False.
+
+    Raises NotFound if there is no such task; with ``on_unseen`` only if there was one. Until then that is called, once,
+    and the task waited for.
 
     With ``on_change`` each poll carries the ETag, so that the service answers at every change; without it only at the
     end, which costs one request every 20 seconds.
@@ -42,11 +48,20 @@ def follow(
     last: ResultResponse | None = None
     etag: str | None = None
     quiet = 0
+    unseen = False
     while True:
         began = clock.monotonic()
         at_once = on_change is not None and last is None
         wait = 0 if at_once else int(min(LONG_POLL, max(0.0, deadline - began)))
-        polled = service.poll(task_id, etag, wait)
+        try:
+            polled = service.poll(task_id, etag, wait)
+        except NotFound:
+            if last is not None or on_unseen is None:
+                raise
+            polled = Poll(None)
+            if not unseen:
+                on_unseen()
+            unseen = True
         changed = polled.result is not None and (last is None or polled.result.sequence > last.sequence)
         if polled.result is not None and changed:
             last = polled.result

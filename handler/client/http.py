@@ -77,8 +77,9 @@ class HttpService:
         query = {name: value for name, value in asked.items() if value is not None}
         return _read(ResultPage, self._call("GET", "/results", query=query))
 
-    def cancel(self, task_id: str) -> TaskResponse:
-        return _read(TaskResponse, self._call("DELETE", f"/results/{_part(task_id)}"))
+    def cancel(self, task_id: str, *, unseen: bool) -> TaskResponse:
+        query = {"unseen": 1} if unseen else {}
+        return _read(TaskResponse, self._call("DELETE", f"/results/{_part(task_id)}", query=query))
 
     def retry(self, task_id: str, key: str) -> TaskResponse:
         path = f"/generate/{_part(task_id)}/retry"

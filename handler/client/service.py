@@ -42,8 +42,8 @@ class Service(Protocol):
     def page(self, limit: int, cursor: str | None, status: str | None, tag: str | None) -> ResultPage:
         """Up to ``limit`` tasks, newest first; ``cursor`` continues after an earlier page."""
 
-    def cancel(self, task_id: str) -> TaskResponse:
-        """Cancels a task; idempotent."""
+    def cancel(self, task_id: str, *, unseen: bool) -> TaskResponse:
+        """Cancels a task; idempotent. With ``unseen`` also one that has no record yet."""
 
     def retry(self, task_id: str, key: str) -> TaskResponse:
         """Submits a terminal task's request again; ``key`` becomes the new task_id."""

@@ -11,7 +11,7 @@ from ..errors import FieldError
 from .request import Contract, GenerationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 ARGUMENTS = {
     "negative_prompt": "negative_prompt",
@@ -67,24 +67,27 @@ class ModelCard(Written):
     limits: Limits = Field(default_factory=Limits)
     size_multiple: int = Field(8, ge=1, description="Width and height must be multiples of it")
 
-    def faults(self, values: Mapping[str, Any]) -> list[FieldError]:
-        """Every reason for which this model refuses a request's ``values``, which may be incomplete but have valid
-        types.
+    def faults(self, values: Mapping[str, Any], at_fault: Collection[str] = ()) -> list[FieldError]:
+        """Every reason for which this model refuses a request's ``values``, which may be incomplete. ``at_fault``:
+        fields to pass over, for they are refused already; the others have valid types.
         """
         faults = []
         for name in OPTIONAL:
             value = values.get(name)
-            if value is None or (name == "num_images" and value == 1):
+            if name in at_fault or value is None or (name == "num_images" and value == 1):
                 continue
             if name not in self.parameters:
                 faults.append(FieldError(name, f"{self.pipeline} does not take it"))
             elif reason := self.over(name, value):
                 faults.append(FieldError(name, reason))
-        faults += [FieldError(name, f"{self.pipeline} needs it") for name in self.required if values.get(name) is None]
-        return faults + self._no_step_left(values)
+        missing = [name for name in self.required if name not in at_fault and values.get(name) is None]
+        faults += [FieldError(name, f"{self.pipeline} needs it") for name in missing]
+        return faults + self._no_step_left(values, {*at_fault, *(fault.field for fault in faults)})
 
-    def _no_step_left(self, values: Mapping[str, Any]) -> list[FieldError]:
+    def _no_step_left(self, values: Mapping[str, Any], at_fault: Collection[str]) -> list[FieldError]:
         """A fault if the strength is so low that no denoising step would be run."""
+        if not {"num_inference_steps", "strength", "image"}.isdisjoint(at_fault):
+            return []
         steps = values.get("num_inference_steps") or self.defaults.num_inference_steps
         strength = values.get("strength")
         if strength is None:

@@ -166,10 +166,17 @@ def result(
         examples.CANCELLED,
         _404="No such task",
         _409="It has completed or failed",
+        _422="Invalid query",
         _503="S3 failed",
     ),
 )
-def cancel(task_id: TaskId) -> TaskResponse: ...
+def cancel(
+    task_id: TaskId,
+    unseen: Annotated[
+        str | None,
+        Query(pattern="^[01]$", description="1: also a message to SQS that no worker has read yet"),
+    ] = None,
+) -> TaskResponse: ...
 
 
 @app.get(

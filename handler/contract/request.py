@@ -13,7 +13,7 @@ from ..errors import FieldError, InvalidRequest
 from .ids import TASK_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 MAX_BODY = 256 * 1024
 """Bytes that a request may have: far more than its largest valid form, far less than SQS carries."""
@@ -43,6 +43,33 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 C = TypeVar("C", bound="Contract")
 
 
+@dataclass(frozen=True)
+class Rule:
+    """Says when ``field`` has no use because of the field ``beside`` it."""
+
+    field: str
+    beside: str
+    message: str
+    broken: Callable[[Mapping[str, Any]], bool]
+
+
+RULES = (
+    Rule(
+        "quality",
+        "output_format",
+        "png has none; ask for jpeg or webp",
+        lambda values: values.get("quality") is not None and values.get("output_format", "png") == "png",
+    ),
+    Rule(
+        "strength",
+        "image",
+        "has no use without image",
+        lambda values: values.get("strength") is not None and values.get("image") is None,
+    ),
+)
+"""Between two fields. The API's description has the same in :mod:`handler.contract.described`."""
+
+
 class Contract(BaseModel):
     """Base of all that crosses a boundary: unknown fields refused, nothing converted, nothing changed later."""
 
@@ -68,15 +95,9 @@ class GenerationRequest(Contract):
     tags: list[Tag] = Field(default_factory=list, max_length=16, description="Yours, kept in the record")
 
     @model_validator(mode="after")
-    def _quality_has_a_use(self) -> Self:
-        if self.quality is not None and self.output_format == "png":
-            raise ValueError("quality: png has none; ask for jpeg or webp")
-        return self
-
-    @model_validator(mode="after")
-    def _strength_has_a_use(self) -> Self:
-        if self.strength is not None and self.image is None:
-            raise ValueError("strength: has no use without image")
+    def _fields_fit_together(self) -> Self:
+        if misfits := faults_between(dict(self)):
+            raise ValueError("; ".join(f"{fault.field}: {fault.message}" for fault in misfits))
         return self
 
     @property
@@ -124,6 +145,18 @@ def fingerprint_0_1_0(request: GenerationRequest) -> str:
     return hashlib.sha256(to_json(asked)).hexdigest()
 
 
+def faults_between(values: Mapping[str, Any], at_fault: Collection[str] = ()) -> list[FieldError]:
+    """Every fault that no field has alone. ``at_fault``: fields with a fault of their own, whose rules are passed over.
+
+    ``values`` may be incomplete; those not at fault have valid types.
+    """
+    return [
+        FieldError(rule.field, rule.message)
+        for rule in RULES
+        if rule.field not in at_fault and rule.beside not in at_fault and rule.broken(values)
+    ]
+
+
 @dataclass(frozen=True)
 class Parsed:
     """A body that was read: a request, or all that is wrong with it; and the task it names, where that is safe."""
@@ -142,25 +175,27 @@ class Parsed:
 class CardChecks(Protocol):
     """What is known of the model that will run a request: its card."""
 
-    def faults(self, values: Mapping[str, Any]) -> list[FieldError]:
-        """What that model refuses in a request's ``values``."""
+    def faults(self, values: Mapping[str, Any], at_fault: Collection[str] = ()) -> list[FieldError]:
+        """What that model refuses in a request's ``values``, apart from fields that are ``at_fault`` already."""
 
 
 def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
-    """Reads a request and checks it against the contract and, where known, the card of the model that will run it."""
+    """Reads a request and checks it against the contract and, where known, the card of the model that will run it.
+
+    All faults are found at once: of each field, and between fields that have none of their own.
+    """
     try:
         data = json_object(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
     except InvalidRequest as fault:
         return Parsed(None, fault.details, None)
     request, faults = None, []
     try:
-        request = validated(GenerationRequest, data)
-    except InvalidRequest as fault:
-        faults = list(fault.details)
+        request = GenerationRequest.model_validate(data)
+    except ValidationError as failed:
+        faults = _faults(failed)
     if card is not None:
-        at_fault = {fault.field.partition(".")[0] for fault in faults}
-        found = card.faults({name: value for name, value in data.items() if name not in at_fault})
-        faults += [fault for fault in found if fault.field not in at_fault]
+        faults += card.faults(data, _fields(faults))
+    faults += faults_between(data, _fields(faults))
     bad_id = any(fault.field == "task_id" for fault in faults)
     return Parsed(request, tuple(faults), None if bad_id else data.get("task_id"))
 
@@ -183,13 +218,20 @@ def validated(contract: type[C], data: dict[str, Any]) -> C:
     try:
         return contract.model_validate(data)
     except ValidationError as failed:
-        faults = [_fault(dict(error)) for error in failed.errors(include_url=False, include_input=False)]
-        raise InvalidRequest(faults) from failed
+        raise InvalidRequest(_faults(failed)) from failed
+
+
+def _faults(failed: ValidationError) -> list[FieldError]:
+    """Those of single fields. pydantic looks between fields only where it finds none, so ``faults_between`` does."""
+    errors = failed.errors(include_url=False, include_input=False)
+    return [_fault(dict(error)) for error in errors if error["type"] != "value_error"]
 
 
 def _fault(error: dict[str, Any]) -> FieldError:
     path = ".".join(str(part) for part in error["loc"])
     message = {"extra_forbidden": "unknown field", "missing": "is required"}.get(error["type"], error["msg"])
-    if error["type"] == "value_error":
-        path, _, message = str(error["ctx"]["error"]).partition(": ")
     return FieldError(path or "body", message)
+
+
+def _fields(faults: list[FieldError]) -> set[str]:
+    return {fault.field.partition(".")[0] for fault in faults}

@@ -8,7 +8,7 @@
        └── reject ─▶ failed └───── release ────┘  └── beat ──▶ processing
                           └─────── expire, once the lease has run out; claim then takes it at once
 
-    pending or processing ── cancel ──▶ cancelled
+    pending or processing ── cancel ──▶ cancelled ◀── cancel_unseen ── (none)
     pending, or processing whose lease has run out ── exhaust ──▶ failed
 
 The moves are pure: from a record to the next one, or :class:`~handler.errors.Refused`. Whoever applies one writes it
@@ -102,6 +102,21 @@ def reject(task_id: str, fault: DarkroomError, now: datetime, keep: timedelta, t
         sequence=1,
         request=None,
         error=error_info(fault),
+        created_at=now,
+        completed_at=now,
+        expires_at=now + keep,
+    )
+
+
+def cancel_unseen(task_id: str, now: datetime, keep: timedelta, tenant: str | None = None) -> Record:
+    """A cancelled record for a message that no worker has read yet, and that it consumes when it comes."""
+    return Record(
+        task_id=task_id,
+        tenant=tenant,
+        status="cancelled",
+        sequence=1,
+        request=None,
+        error=error_info(Cancelled("cancelled")),
         created_at=now,
         completed_at=now,
         expires_at=now + keep,

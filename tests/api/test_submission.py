@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from re import fullmatch
@@ -20,13 +21,17 @@ from handler.contract.record import Record
 from handler.contract.responses import ResultResponse
 from handler.errors import OutOfMemory
 from handler.task import moves
+from handler.work.serving import Generate
 
-from ..support import CARD, Clock, answer_of, http_event
+from ..support import CARD, Clock, PlainEngine, answer_of, event_of, http_event, sqs_event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from handler.api.results import Status
+    from handler.aws.s3 import Stored
+    from handler.aws.store import Document
     from handler.settings import Settings
 
 
@@ -127,6 +132,12 @@ def test_a_bad_idempotency_key(submit: Submit, key: str, body: str) -> None:
     status, answer = post(submit, body, Idempotency_Key=key)
     assert status == 422
     assert answer["error"]["details"][0]["field"] == "Idempotency-Key"
+
+
+def test_a_bad_key_is_told_with_the_faults_of_the_body(submit: Submit) -> None:
+    status, answer = post(submit, '{"prompt": "fox", "width": 3, "quality": 50}', Idempotency_Key="../key")
+    assert status == 422
+    assert {one["field"] for one in answer["error"]["details"]} == {"width", "quality", "Idempotency-Key"}
 
 
 def test_the_same_id_for_something_else_is_a_conflict(submit: Submit, store: TaskStore) -> None:
@@ -283,6 +294,110 @@ def test_a_retry_is_checked_against_the_model_of_now(
     clock.forward(30)
     code, told = retry(submit, "mine")
     assert (code, told["error"]["details"][0]["field"]) == (422, "width")
+
+
+def cancel(submit: Submit, task_id: str, **query: str) -> tuple[int, Any]:
+    return answer_of(submit.handle(http_event("DELETE", f"/results/{task_id}", query=query or None), None))
+
+
+def test_a_message_without_a_record_is_cancelled_unseen(
+    submit: Submit, store: TaskStore, queue: TaskQueue, generate: Generate, plain: PlainEngine
+) -> None:
+    queue.send('{"prompt": "fox", "task_id": "raw"}')
+    assert cancel(submit, "raw")[0] == 404
+    assert cancel(submit, "raw", unseen="0")[0] == 404
+    first = cancel(submit, "raw", unseen="1")
+    assert (first[0], first[1]["status"]) == (200, "cancelled")
+    record = record_of(store, "raw")
+    assert (record.status, record.fingerprint, record.request, record.sequence) == ("cancelled", None, None, 1)
+    assert record.error is not None
+    assert record.error.code == "CANCELLED"
+    assert cancel(submit, "raw", unseen="1") == cancel(submit, "raw") == first
+    assert record_of(store, "raw") == record
+    assert list(store.open_tasks()) == []  # nothing is left lying
+    assert [json.loads(one.body)["task_id"] for one in store.newest(5)[0]] == ["raw"]
+    (message,) = queue.receive(wait=1)
+    assert generate.handle(event_of(message), None) == {"batchItemFailures": []}
+    assert generate.handle(sqs_event("no request at all", ids=["raw"]), None) == {"batchItemFailures": []}
+    assert (plain.drawn, record_of(store, "raw")) == ([], record)
+    assert post(submit, '{"prompt": "fox", "task_id": "raw"}')[0] == 409
+    assert queue.receive(wait=0) == []
+
+
+def test_unseen_is_an_ordinary_cancel_where_there_is_a_record(submit: Submit, store: TaskStore, clock: Clock) -> None:
+    post(submit, '{"prompt": "fox", "task_id": "mine"}')
+    assert cancel(submit, "mine", unseen="1")[0] == 200
+    record = record_of(store, "mine")
+    assert (record.status, record.sequence) == ("cancelled", 2)
+    assert record.fingerprint is not None
+    post(submit, '{"prompt": "fox", "task_id": "over"}')
+    failed(store, clock, "over")
+    assert cancel(submit, "over", unseen="1")[0] == 409
+
+
+@pytest.mark.parametrize(
+    ("task_id", "unseen", "field"), [("mine", "2", "unseen"), ("mine", "", "unseen"), ("a b", "1", "task_id")]
+)
+def test_an_unseen_cancel_that_cannot_be(
+    submit: Submit, store: TaskStore, task_id: str, unseen: str, field: str
+) -> None:
+    status, answer = cancel(submit, task_id, unseen=unseen)
+    assert (status, answer["error"]["code"]) == (422, "INVALID_REQUEST")
+    assert [one["field"] for one in answer["error"]["details"]] == [field]
+    assert list(store.open_tasks()) == []
+    assert store.newest(5)[0] == []
+
+
+class Overtaken(TaskStore):
+    """Somebody else does ``first`` in the moment before a record is created."""
+
+    first: Callable[[], object] | None = None
+
+    def create(self, record: Document) -> Stored:
+        first, self.first = self.first, None
+        if first is not None:
+            first()
+        return super().create(record)
+
+
+def test_a_worker_that_claims_before_an_unseen_cancel_has_its_task_cancelled(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    drawing, cancelled = threading.Event(), threading.Event()
+
+    def at_step() -> None:
+        drawing.set()
+        cancelled.wait(20)
+
+    def claimed() -> None:
+        running.start()
+        assert drawing.wait(20)
+
+    engine, overtaken = PlainEngine(between=at_step), Overtaken(settings)
+    worker = Generate(settings, store, queue, lambda _: engine, now=clock)
+    running = threading.Thread(target=worker.handle, args=(sqs_event('{"prompt": "fox", "task_id": "raw"}'), None))
+    overtaken.first = claimed
+    record = Submit(settings, overtaken, queue, now=clock).cancel("raw", unseen=True)
+    cancelled.set()
+    running.join(30)
+    assert (record.status, record.attempt) == ("cancelled", 1)
+    assert record.fingerprint is not None
+    assert record_of(store, "raw") == record
+    assert record.images == []
+
+
+def test_an_unseen_cancel_before_a_workers_claim_has_the_message_consumed(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    engine, overtaken = PlainEngine(), Overtaken(settings)
+    overtaken.first = lambda: Submit(settings, store, queue, now=clock).cancel("raw", unseen=True)
+    worker = Generate(settings, overtaken, queue, lambda _: engine, now=clock)
+    event = sqs_event('{"prompt": "fox", "task_id": "raw"}')
+    for _ in range(2):  # where the lost claim sends the message back, it is consumed when it comes again
+        done = worker.handle(event, None)
+    assert done == {"batchItemFailures": []}
+    assert engine.drawn == []
+    assert (record_of(store, "raw").status, record_of(store, "raw").fingerprint) == ("cancelled", None)
 
 
 def test_an_unknown_path(submit: Submit) -> None:

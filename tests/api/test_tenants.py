@@ -189,6 +189,21 @@ def test_one_task_id_in_two_tenants_is_two_tasks(
     assert store.read("mine") is None
 
 
+def test_an_unseen_message_is_cancelled_in_its_own_tenant_alone(
+    door: Door, generate: Generate, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    for tenant in ("alice", "bob"):
+        queue.send(FOX, tenant=tenant)
+    assert door("alice", "DELETE", "/results/mine", unseen="1")[0] == 200
+    assert record_of(store.for_tenant("alice"), "mine").tenant == "alice"
+    assert store.read("mine") is None
+    assert store.for_tenant("bob").read("mine") is None
+    assert drawn(generate, queue) == 2
+    assert plain.drawn == ["fox"]
+    assert door("alice", "GET", "/results/mine")[1]["status"] == "cancelled"
+    assert door("bob", "GET", "/results/mine")[1]["status"] == "completed"
+
+
 def test_what_is_anothers_is_not_there(door: Door, generate: Generate, store: TaskStore, queue: TaskQueue) -> None:
     door("alice", "POST", "/generate", FOX)
     before = record_of(store.for_tenant("alice"), "mine")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from . import busy, dtypes, engine, loading, overhead, rounds, servers, startup, weight
+from . import busy, dtypes, engine, loading, memory, overhead, rounds, servers, startup, weight
 
 BENCHMARKS = {
     "startup": startup.main,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "dtypes": dtypes.main,
     "overhead": overhead.main,
     "loading": loading.main,
+    "memory": memory.main,
     "rounds": rounds.main,
     "servers": servers.main,
     "weight": weight.main,

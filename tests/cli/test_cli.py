@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from handler.aws.queue import TaskQueue
     from handler.aws.store import TaskStore
 
-EVENT = Path(__file__).parents[1] / "events" / "sqs.json"
+EVENTS = Path(__file__).parents[1] / "events"
+EVENT = EVENTS / "sqs.json"
 
 
 def darkroom(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -100,8 +101,17 @@ def test_invoke_without_a_model_logs_the_cause_where_it_is_told_to(tmp_path: Pat
     assert "  because of ModelUnavailable: cannot load" in done.stderr
 
 
-def test_invoke_with_a_recorded_event(tmp_path: Path) -> None:
+def test_the_recorded_event_of_the_documents_ends_well(tmp_path: Path) -> None:
     done = darkroom("invoke", "--event", str(EVENT), "--out", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stdout
+    assert [one["status"] for one in json.loads(done.stdout)] == ["completed", "completed"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"059f36b4-87a3-44ab-83d2-661975830a7d.png", "my-fox.jpg"}
+
+
+def test_invoke_with_a_recorded_event(tmp_path: Path) -> None:
+    event = EVENTS / "sqs-with-a-bad-message.json"
+    done = darkroom("invoke", "--event", str(event), "--out", str(tmp_path), "--json")
     results = json.loads(done.stdout)
     assert [one["status"] for one in results] == ["completed", "failed"]
     assert done.returncode == 1

@@ -85,6 +85,29 @@ def test_what_does_not_complete_is_told_by_the_exit_status(run: Run, store: Task
     assert json.loads(run("wait", "mine", "--json", status=1).stdout)["status"] == "cancelled"
 
 
+def test_what_no_worker_has_read_yet_is_waited_for(
+    run: Run, settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    done = run("wait", "mine", "--timeout", "0", status=3)
+    assert done.stderr.splitlines() == ["mine  not seen yet", "not over after 0 s, and goes on: mine"]
+    assert json.loads(run("wait", "mine", "--timeout", "0", "--json", status=3).stdout)["task_id"] == "mine"
+    assert isinstance(run("status", "mine", status=1).exception, NotFound)
+    queue.send('{"prompt": "fox", "task_id": "mine"}')
+    with worker(settings, store, queue, plain):
+        assert json.loads(run("wait", "mine", "--json").stdout)["status"] == "completed"
+
+
+def test_a_message_that_no_worker_has_read_yet_is_cancelled(run: Run, store: TaskStore) -> None:
+    assert isinstance(run("cancel", "mine", status=1).exception, NotFound)
+    for _ in range(2):
+        assert run("cancel", "--unseen", "mine").stdout == "mine is cancelled\n"
+    assert record_of(store, "mine").fingerprint is None
+    assert json.loads(run("wait", "mine", "--json", status=1).stdout)["status"] == "cancelled"
+    run("submit", "fox", "--task-id", "seen")
+    assert run("cancel", "--unseen", "seen").stdout == "seen is cancelled\n"
+    assert record_of(store, "seen").fingerprint is not None
+
+
 def test_a_task_that_has_failed_is_asked_for_again(
     run: Run, settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
 ) -> None:

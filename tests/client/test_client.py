@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -131,9 +132,60 @@ def test_all_faults_of_a_request_at_once(darkroom: Darkroom) -> None:
 
 @pytest.mark.parametrize("task_id", ["nobody", "..", "a/../b", "ü ?#%", ""])
 def test_an_unknown_task(darkroom: Darkroom, task_id: str) -> None:
-    for call in (darkroom.result, darkroom.wait, darkroom.cancel, darkroom.retry, darkroom.images):
+    for call in (darkroom.result, darkroom.cancel, darkroom.retry, darkroom.images):
         with pytest.raises((NotFound, InvalidRequest)):  # at the names that a path cannot hold
             call(task_id)
+
+
+@pytest.mark.parametrize("task_id", ["..", "a/../b", "ü ?#%", ""])
+def test_what_can_be_no_task_is_not_waited_for(darkroom: Darkroom, task_id: str) -> None:
+    with pytest.raises((NotFound, InvalidRequest)):
+        darkroom.wait(task_id)
+    with pytest.raises((NotFound, InvalidRequest)):
+        darkroom.cancel(task_id, unseen=True)
+
+
+def test_a_task_that_is_not_known_yet_is_waited_for(
+    darkroom: Darkroom, settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    told: list[str] = []
+    with pytest.raises(StillRunning, match="not seen yet"):
+        darkroom.wait("mine", timeout=0.5, on_unseen=lambda: told.append("unseen"))
+    assert told == ["unseen"]  # once, however often it was asked for
+    queue.send('{"prompt": "fox", "task_id": "mine"}')
+    with worker(settings, store, queue, plain):
+        result = darkroom.wait("mine", timeout=30, on_change=lambda now: told.append(now.status))
+    assert (result.status, told[-1]) == ("completed", "completed")
+
+
+def test_a_task_that_was_there_and_is_gone_is_not_waited_for(darkroom: Darkroom, store: TaskStore) -> None:
+    darkroom.submit("fox", task_id="mine")
+
+    def remove(_: ResultResponse) -> None:
+        store.delete_objects([store.record_key("mine")])
+
+    with pytest.raises(NotFound):
+        darkroom.wait("mine", timeout=30, on_change=remove)
+
+
+def test_a_message_that_nobody_has_read_is_cancelled(
+    darkroom: Darkroom, settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    queue.send('{"prompt": "fox", "task_id": "mine"}')
+    with pytest.raises(NotFound):
+        darkroom.cancel("mine")
+    for _ in range(2):
+        assert darkroom.cancel("mine", unseen=True).status == "cancelled"
+    assert isinstance(fault_in(darkroom.wait("mine")), Cancelled)
+    queue.send('{"prompt": "owl", "task_id": "other"}')
+    with worker(settings, store, queue, plain):
+        darkroom.wait("other", timeout=30)
+        ends = time.monotonic() + 10
+        while not queue.backlog().empty and time.monotonic() < ends:
+            time.sleep(0.1)
+    assert queue.backlog().empty
+    assert plain.drawn == ["owl"]
+    assert record_of(store, "mine").status == "cancelled"
 
 
 def test_cancel(darkroom: Darkroom) -> None:

@@ -67,7 +67,7 @@ def test_what_the_door_can_answer() -> None:
     assert said["POST /generate/{task_id}/retry"] == door | {"404"}
     assert said["POST /uploads"] == {"201", "403", "413", "415", "422", "500", "503"}
     assert said["GET /results/{task_id}"] == {"200", "304", "403", "404", "422", "500", "503"}
-    assert said["DELETE /results/{task_id}"] == {"200", "403", "404", "409", "500", "503"}
+    assert said["DELETE /results/{task_id}"] == {"200", "403", "404", "409", "422", "500", "503"}
 
 
 def test_every_example_is_one() -> None:

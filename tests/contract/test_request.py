@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handler.contract.card import Limits
 from handler.contract.request import MAX_BODY, MAX_SEED, GenerationRequest, parse
 from handler.errors import InvalidRequest
 
@@ -71,6 +72,49 @@ def test_all_faults_come_at_once() -> None:
     )
     assert set(found) == {"prompt", "num_inference_steps", "guidance_scale", "tags.1", "extra", "width"}
     assert found["prompt"] == "is required"
+
+
+def test_faults_between_fields_come_with_those_of_single_fields() -> None:
+    asked = {"prompt": "fox", "width": 20, "quality": 50, "strength": 0.5, "cfg": 1, "num_images": 9}
+    found = faults(asked, CARD.model_copy(update={"parameters": [*CARD.parameters, "image", "strength"]}))
+    assert set(found) == {"width", "quality", "strength", "cfg", "num_images"}
+    assert found["quality"] == "png has none; ask for jpeg or webp"
+    assert found["strength"] == "has no use without image"
+    assert found["width"] == "20 is not a multiple of 8, as this model needs"
+
+
+def test_two_faults_between_fields_come_at_once() -> None:
+    assert set(faults({"prompt": "fox", "quality": 50, "strength": 0.5})) == {"quality", "strength"}
+    with pytest.raises(ValueError, match=r"quality: png has none.*strength: has no use"):
+        GenerationRequest(prompt="fox", quality=50, strength=0.5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "at_fault"),
+    [
+        ({"quality": 50, "output_format": "gif"}, "output_format"),
+        ({"quality": 0}, "quality"),
+        ({"strength": 2}, "strength"),
+        ({"strength": 0.5, "image": "../photo"}, "image"),
+        ({"strength": 0.01, "image": "photo", "num_inference_steps": 0}, "num_inference_steps"),
+        ({"strength": 0.001, "image": "photo", "num_inference_steps": 60}, "num_inference_steps"),
+    ],
+)
+def test_no_fault_is_told_between_fields_of_which_one_is_at_fault_itself(asked: dict[str, Any], at_fault: str) -> None:
+    limits = Limits(num_inference_steps=50)
+    card = CARD.model_copy(update={"parameters": [*CARD.parameters, "image", "strength"], "limits": limits})
+    assert list(faults({"prompt": "fox", **asked}, card)) == [at_fault]
+
+
+def test_a_field_that_the_model_does_not_take_has_that_fault_alone() -> None:
+    card = CARD.model_copy(update={"parameters": ["image"]})
+    assert faults({"prompt": "fox", "strength": 0.5}, card) == {"strength": "TestPipeline does not take it"}
+
+
+def test_a_step_that_strength_leaves_no_room_for_comes_with_the_rest() -> None:
+    card = CARD.model_copy(update={"parameters": [*CARD.parameters, "image", "strength"]})
+    asked = {"prompt": "fox", "image": "photo", "strength": 0.01, "quality": 50, "width": 3}
+    assert set(faults(asked, card)) == {"strength", "quality", "width"}
 
 
 @pytest.mark.parametrize(
