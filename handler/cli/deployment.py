@@ -1,8 +1,13 @@
-"""The deployment that the environment names: what a command needs of it, before it is used."""
+"""What a command needs, looked at before anything is loaded: the environment's deployment, and a model's folder."""
 
 from __future__ import annotations
 
-from ..settings import Settings
+from pathlib import Path
+
+from ..errors import ModelUnavailable
+from ..settings import Settings, use
+
+MODELS = "a model is a hub id, a folder or s3://bucket/prefix"
 
 
 def deployment(*names: str) -> Settings:
@@ -10,3 +15,17 @@ def deployment(*names: str) -> Settings:
     from ..aws.credentials import require_credentials
 
     return require_credentials(Settings.load().require(*names))
+
+
+def with_model(model: str | None, **environ: str) -> Settings:
+    """The settings, with this model if one is given. Raises ModelUnavailable, before torch takes its seconds to import,
+    for a folder that is not there or holds no pipeline.
+    """
+    settings = use(**environ, **({"MODEL_ID": model} if model else {}))
+    folder = Path(settings.model_source)
+    if not settings.model_id.startswith(("/", "./", "../")) and not folder.is_dir():
+        return settings
+    if not (folder / "model_index.json").is_file():
+        lacks = "it has no model_index.json" if folder.is_dir() else "there is no such folder"
+        raise ModelUnavailable(f"cannot load {settings.model_id}: {lacks}; {MODELS}")
+    return settings

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..aws.credentials import NONE
 from ..errors import DarkroomError, Internal, ModelUnavailable, ServiceFault, SettingsError
 from ..settings import Settings
+from .deployment import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def told(fault: DarkroomError, *, verbose: bool = False) -> str:
     causes = list(_causes(fault))
     line = fault.message if fault.code == "INTERNAL" else f"{fault.code} {fault.message}"
     if isinstance(fault, ModelUnavailable) and isinstance(fault.__cause__, DarkroomError):  # it loads in this process
-        line = f"{fault.code} {fault.__cause__.message}; a model is a hub id, a folder or s3://bucket/prefix"
+        line = f"{fault.code} {fault.__cause__.message}; {MODELS}"
     if isinstance(fault, ServiceFault) and (hint := _hint(" ".join(causes))):
         line += f"; {hint}"
     return "\n".join([line, *(f"  because of {cause}" for cause in causes if verbose)])

@@ -13,7 +13,7 @@ from rich.console import Console
 from ..contract.record import Record
 from ..errors import DarkroomError, FieldError, InvalidRequest, SettingsError
 from ..settings import around_proxies
-from .deployment import deployment
+from .deployment import deployment, with_model
 from .drawing import drawing
 from .faults import of_the_system, told
 from .operations import operations
@@ -125,10 +125,9 @@ def card(
 ) -> None:
     """Loads the model and prints its card, or writes it next to the weights."""
     from ..contract.health import CARD_FILE
-    from ..settings import use
     from ..work.serving import load_engine
 
-    settings = use(**({"MODEL_ID": model} if model else {}))
+    settings = with_model(model)
     folder = Path(settings.model_source)
     if write and not folder.is_dir():
         raise typer.BadParameter(f"--write needs a model in a folder, and {settings.model_name} is none")

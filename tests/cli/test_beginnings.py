@@ -16,6 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.beginnings
 DEAD = "http://127.0.0.1:9"
 MOST_LINES = 3
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
@@ -70,8 +71,18 @@ BEGINNINGS = [
     ),
     begin("darkroom", "invoke", "fox", "--endpoint", DEAD, KEYS, says="unset: BUCKET, QUEUE_URL; for example"),
     begin("darkroom", "invoke", "fox", "--aws", BUCKET, QUEUE, says=NO_KEYS),
-    begin("darkroom", "invoke", "fox", "--model", "{tmp}/none", status=1, says="cannot load {tmp}/none: "),
-    begin("darkroom", "invoke", "fox", "--model", "{tmp}", status=1, says="cannot load {tmp}: "),
+    begin(
+        "darkroom",
+        "invoke",
+        "fox",
+        "--model",
+        "{tmp}/none",
+        status=1,
+        says="cannot load {tmp}/none: there is no such folder",
+    ),
+    begin(
+        "darkroom", "invoke", "fox", "--model", "{tmp}", status=1, says="cannot load {tmp}: it has no model_index.json"
+    ),
     begin("darkroom", "invoke", *TINY, PROXIES, status=0),
     begin(
         "darkroom",
@@ -82,7 +93,16 @@ BEGINNINGS = [
         says="leaves aside AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, AWS_PROFILE, AWS_REGION, BUCKET; --aws uses them",
     ),
     begin("darkroom", "serve", "--port", "{taken}", status=1, says="{taken}"),
-    begin("darkroom", "serve", "--model", "{tmp}/none", "--port", "0", status=1, says="cannot load {tmp}/none: "),
+    begin(
+        "darkroom",
+        "serve",
+        "--model",
+        "{tmp}/none",
+        "--port",
+        "0",
+        status=1,
+        says="cannot load {tmp}/none: there is no such folder",
+    ),
     begin("darkroom", "serve", "--aws", KEYS, says="unset: BUCKET, QUEUE_URL"),
     begin("darkroom", "submit", says="prompt"),
     begin("darkroom", "submit", "fox", says=UNSET),
@@ -117,8 +137,9 @@ BEGINNINGS = [
         "darkroom", "plan", "--rate", "60", "--step-seconds", "1", "--prices", "{tmp}/words.txt", says="{tmp}/words.txt"
     ),
     begin(
-        "darkroom", "card", "--model", "{tmp}/none", "--write", says="needs a model in a folder, and {tmp}/none is none"
+        "darkroom", "card", "--model", "some/model", "--write", says="needs a model in a folder, and some/model is none"
     ),
+    begin("darkroom", "card", "--model", "./none", status=1, says="cannot load ./none: there is no such folder"),
     begin("darkroom", "schema", status=0),
     begin("darkroom", "worker", says="unset: BUCKET, QUEUE_URL"),
     begin("handler", says="unset: BUCKET, QUEUE_URL"),

@@ -86,6 +86,8 @@ def test_invoke_with_a_bad_request_fails(tmp_path: Path) -> None:
 
 
 def test_invoke_without_a_model_fails(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "model_index.json").write_text("{}")  # what only the libraries can tell from a pipeline
     done = darkroom("invoke", "fox", "--model", str(tmp_path / "nothing"))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -94,6 +96,8 @@ def test_invoke_without_a_model_fails(tmp_path: Path) -> None:
 
 
 def test_invoke_without_a_model_logs_the_cause_where_it_is_told_to(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "model_index.json").write_text("{}")
     done = darkroom("invoke", "fox", "--model", str(tmp_path / "nothing"), "--verbose")
     assert done.returncode == 1
     logged = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]

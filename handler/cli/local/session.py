@@ -24,7 +24,7 @@ from ...work.polling import serve_dead_letters
 from ...work.serving import build
 from ...work.signals import Signals
 from ...worker import Worker
-from ..deployment import deployment
+from ..deployment import deployment, with_model
 from ..showing import ProgressLines
 from .aws import CREDENTIALS, EmbeddedAws, create_resources
 from .http import HttpApi, serve
@@ -48,12 +48,11 @@ def aws_environment(endpoint: str | None, model: str | None, *, own: bool, say: 
 
     Raises SettingsError.
     """
-    chosen = {"MODEL_ID": model} if model else {}
+    settings = with_model(model, **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}))
     if own or endpoint:
-        use(**chosen, **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}))
         yield deployment("bucket", "queue_url")
         return
-    settings = use(**chosen)
+    chosen = {}
     if settings.model_id.startswith("s3://"):
         # Downloaded from the real S3, before the settings switch to the embedded one.
         chosen["MODEL_ID"] = str(fetch_model(settings.model_id, settings)[0])
