@@ -30,7 +30,8 @@ class Delivery:
     ``attempt`` is its task's, once that is claimed; ``drawn`` is called when that needs the engine no longer.
 
     ``tries``: faults of its task so far, counting the one that may come now. Until the record is read it is the receive
-    count, which also counts receipts while another attempt held the task.
+    count, which also counts receipts while another attempt held the task; of the surroundings' faults the process knows
+    better.
     """
 
     message: Message

@@ -13,7 +13,7 @@ import socket
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..aws.metrics import Metrics
 from ..aws.queue import TaskQueue, messages_of, partial_response
@@ -98,6 +98,8 @@ class Generate:
         self.threads = ThreadPoolExecutor(MOST_TASKS, thread_name_prefix="task")
         self._log_prompts = settings.log_prompts
         self._stopping = False
+        self._troubles = 0
+        """Faults of the surroundings that this process has met in a row."""
         self.broken: WorkerBroken | None = None
         self.on_broken: Callable[[], None] = self.suspend
         """Called once when the device or the disk has failed. The process must then end; its host starts another."""
@@ -188,7 +190,7 @@ class Generate:
             engine = self.engine()
         except ModelUnavailable as fault:
             self._claims.record_pending(message)
-            delivery.give_back(fault)
+            self._wait_out(fault, delivery)
         self._costs.seed(engine.measured)
         for _ in range(3):
             try:
@@ -204,7 +206,7 @@ class Generate:
                 self._broke(fault)
                 delivery.give_back(fault, after=0)
             except DarkroomError as fault:
-                delivery.give_back(fault)
+                self._wait_out(fault, delivery)
             except Returned:
                 raise
             except Exception as fault:
@@ -254,6 +256,7 @@ class Generate:
             began = time.perf_counter()
             admission = Admission(delivery, self._costs, engine.card, self._now())
             attempt = self._claims.claim(Admitted.of(asked, admission), message, engine, delivery.deadline)
+            self._troubles = 0
             delivery.attempt, attempt.hidden = attempt, delivery.hidden
             record = attempt.record
             logger.thread_safe_append_keys(task_id=record.task_id, attempt=record.attempt)
@@ -292,7 +295,17 @@ class Generate:
             attempt.release(fault)
             delivery.give_back(fault, after=0)
 
+    def _wait_out(self, fault: DarkroomError, delivery: Delivery) -> NoReturn:
+        """Gives the message back until the fault may have passed."""
+        if not fault.own_fault:
+            # Not by the receive count alone: it counts receipts while another attempt held the task as well, and one
+            # hiccup after a few of these would cost the task minutes.
+            self._troubles += 1
+            delivery.tries = min(delivery.tries, self._troubles)
+        delivery.give_back(fault)
+
     def _pass_by(self, held: Held, delivery: Delivery) -> None:
+        self._troubles = 0  # its record was read
         message = delivery.message
         if held.message_id in {None, message.message_id}:
             delivery.give_back(held, after=(held.until - self._now()).total_seconds() + 1)

@@ -215,6 +215,28 @@ def test_an_outage_kills_nothing(settings: Settings, store: TaskStore, queue: Ta
     assert record_of(store, "mine").tries == 0
 
 
+def test_one_hiccup_of_s3_costs_seconds_however_often_the_message_was_received(
+    settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    """Most of these times it may have waited for another attempt; a task that was served ends a row of faults."""
+    delays: list[float] = []
+    generate = Generate(settings, store, queue, lambda _: plain, chance=lambda: 1.0)
+    own: Any = generate._claims._store
+    queue_there: Any = generate._queue
+    queue_there.change_visibility = lambda _, seconds: delays.append(seconds)
+    there: Any = own.read
+
+    def away(_: str) -> None:
+        raise ServiceFault("S3 failed to read")
+
+    for number in range(3):
+        own.read = away
+        generate.handle(sqs_event(FOX, ids=["m"], count=7), None)
+        own.read = there
+        generate.handle(sqs_event('{"prompt": "owl"}', ids=[f"other-{number}"]), None)
+    assert delays == [5, 5, 5]
+
+
 @pytest.mark.parametrize("fault", [Internal("boom"), WorkerBroken("the device is lost")])
 def test_whoever_renews_the_message_the_tries_are_counted(
     fault: Exception, settings: Settings, submit: Submit, store: TaskStore, queue: TaskQueue, clock: Clock
