@@ -17,7 +17,7 @@ from handler.aws.store import TaskStore
 from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
 from handler.contract.record import Record
 from handler.engine.starting import start
-from handler.settings import Settings
+from handler.settings import Settings, around_proxies
 from handler.work.serving import Generate
 
 from .ministack import ministack
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
 os.environ.update(CREDENTIALS)
+around_proxies()
 # botocore parses megabytes of JSON anew for every client, which took most of the suite's time: each file once.
 LOADED = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
 JSONFileLoader.load_file = lambda _, file_path: LOADED(file_path)  # type: ignore[assignment, method-assign]

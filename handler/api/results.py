@@ -151,7 +151,7 @@ class Status:
         return card.model_dump(mode="json") if card else None
 
     def result(self, task_id: str, *, inline: bool = False) -> dict[str, Any]:
-        """A ResultResponse as JSON data. Raises NotFound. ``inline`` adds the first image as base64."""
+        """A ResultResponse as JSON data. Raises NotFound. ``inline`` adds the images as base64."""
         _, record = self._read(task_id)
         return self._shape(record, inline=inline)
 
@@ -209,18 +209,32 @@ class Status:
         ]
         for added, default in ADDED.items():
             shown.setdefault(added, default)
+        first, inlined = self._inlined(record["images"] if inline else [])
         shown["images"] = [
-            {"url": self._store.presign(image["key"]), **{name: image[name] for name in image if name != "key"}}
+            {
+                "url": self._store.presign(image["key"]),
+                **{name: image[name] for name in image if name != "key"},
+                "base64": inlined.get(image["key"]),
+            }
             for image in record["images"]
         ]
-        shown["image_base64"] = self._first_image(record["images"]) if inline else None
+        shown["image_base64"] = first
         return shown
 
-    def _first_image(self, images: list[dict[str, Any]]) -> str | None:
-        """The first image as base64; None if there is none yet or it is too large: its URL is in the result anyway."""
-        if not images or images[0]["bytes"] > self._max_inline:
-            return None
-        return base64.b64encode(self._store.read_image(images[0]["key"])).decode()
+    def _inlined(self, images: list[dict[str, Any]]) -> tuple[str | None, dict[str, str]]:
+        """The first image as base64, for the tutorial's field, and by key those that fit into the answer beside it. The
+        others have their URL.
+        """
+        first, inlined, left = None, {}, self._max_inline
+        for number, image in enumerate(images):
+            if image["bytes"] > left:
+                continue
+            body = base64.b64encode(self._store.read_image(image["key"])).decode()
+            if number == 0:  # it stands in two places
+                first, left = body, left - image["bytes"]
+            if image["bytes"] <= left:
+                inlined[image["key"]], left = body, left - image["bytes"]
+        return first, inlined
 
 
 def build(settings: Settings) -> Status:

@@ -10,6 +10,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 
 from ..errors import ServiceFault, SettingsError
+from ..settings import LOOPBACK
 from .patience import Retryable
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Response:
 
 
 class HttpClient:
-    """Pooled connections, through the proxies of the environment. Thread-safe.
+    """Pooled connections, through the proxies of the environment, but to this machine itself. Thread-safe.
 
     Redirects are not followed, because the API key would be sent along.
     """
@@ -84,7 +85,8 @@ class HttpClient:
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parsed = urllib3.util.parse_url(url)
-        via = None if proxy_bypass(parsed.netloc or "") else getproxies().get(parsed.scheme or "")
+        here = parsed.host in LOOPBACK
+        via = None if here or proxy_bypass(parsed.netloc or "") else getproxies().get(parsed.scheme or "")
         if via not in self._pools:
             self._pools[via] = _proxied(via) if via else urllib3.PoolManager(maxsize=CONNECTIONS)
         return self._pools[via]

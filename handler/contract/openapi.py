@@ -149,7 +149,9 @@ def result(
     wait: Annotated[
         int | None, Query(ge=1, le=MAX_WAIT, description="Seconds to wait for the end; with If-None-Match for any move")
     ] = None,
-    inline: Annotated[str | None, Query(pattern="^base64$", description="Adds image_base64")] = None,
+    inline: Annotated[
+        str | None, Query(pattern="^base64$", description="Adds base64 to each image, and image_base64")
+    ] = None,
     if_none_match: Annotated[str | None, Header(description="An ETag: 304 while it holds")] = None,
 ) -> ResultResponse: ...
 

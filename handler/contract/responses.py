@@ -56,6 +56,9 @@ class ResultImage(Contract):
     content_type: str
     bytes: int
     sha256: str
+    base64: str | None = Field(
+        None, description="With `?inline=base64`, as far as it fits into one answer (4 MiB in all)"
+    )
 
 
 class ResultAttempt(Contract):
@@ -76,7 +79,7 @@ class ResultResponse(Contract):
     status: Status
     prompt: str | None
     error_message: str | None
-    image_base64: str | None = Field(None, description="With `?inline=base64` or INLINE_IMAGES=1")
+    image_base64: str | None = Field(None, description="The first image, with `?inline=base64` or INLINE_IMAGES=1")
     sequence: int
     origin: str | None = Field(description="The task that this one repeats")
     request: GenerationRequest | None

@@ -156,7 +156,7 @@ def read_overrides(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        card = json.loads(file.read_text())
+        card = {**json.loads(file.read_text())}
         return {name: dict(card[name]) for name in ("defaults", "limits") if name in card}
     except (OSError, ValueError, TypeError) as fault:
         logger.warning("the model's card cannot be read and is left aside", file=str(file), fault=str(fault))

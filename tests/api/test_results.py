@@ -7,6 +7,7 @@ import json
 import urllib.request
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,7 @@ from handler.errors import OutOfMemory
 from handler.settings import Settings
 from handler.task import moves
 
-from ..support import CARD, Clock, PlainEngine, answer_of, http_event, sqs_event
+from ..support import CARD, Clock, PlainEngine, answer_of, http_event, record_of, sqs_event
 from ..watching import watched
 
 if TYPE_CHECKING:
@@ -97,6 +98,24 @@ def test_the_image_itself_by_setting(generate: Generate, settings: Settings, sto
     draw(generate, "mine")
     status = Status(replace(settings, inline_images=True), store)
     assert base64.b64decode(get(status, "/results/mine")[1]["image_base64"]).startswith(b"\x89PNG")
+
+
+def test_every_image_itself_as_far_as_they_fit(generate: Generate, settings: Settings, store: TaskStore) -> None:
+    generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine", "num_images": 3}'), None)
+    size = max(image.bytes for image in record_of(store, "mine").images)
+
+    def inlined(places: int) -> tuple[bool, list[bool]]:
+        status = Status(settings, store, max_inline=places * size)
+        result = get(status, "/results/mine", inline="base64")[1]
+        for image in result["images"]:
+            if image["base64"]:
+                assert sha256(base64.b64decode(image["base64"])).hexdigest() == image["sha256"]
+        return bool(result["image_base64"]), [bool(image["base64"]) for image in result["images"]]
+
+    assert inlined(0) == (False, [False, False, False])
+    assert inlined(1) == (True, [False, False, False])
+    assert inlined(2) == (True, [True, False, False])
+    assert inlined(4) == (True, [True, True, True])
 
 
 def test_only_base64_is_inline(status: Status) -> None:

@@ -141,6 +141,29 @@ def test_submit_and_status_against_a_deployment(environ: dict[str, str], store: 
     assert darkroom("submit", "owl", "--task-id", "mine", **environ).returncode == 1
 
 
+def test_what_is_not_there_is_named(environ: dict[str, str]) -> None:
+    """A bucket that is not there is never "no such task"."""
+    for words, changed, says in (
+        (("status", "mine"), {"BUCKET": "nobodys"}, "there is no bucket nobodys: BUCKET names it"),
+        (
+            ("submit", "fox"),
+            {"QUEUE_URL": environ["QUEUE_URL"] + "-not"},
+            f"there is no queue {environ['QUEUE_URL']}-not:",
+        ),
+    ):
+        done = darkroom(*words, **{**environ, **changed})
+        (line,) = done.stderr.splitlines()
+        assert (done.returncode, done.stdout) == (1, "")
+        assert says in line
+        told = darkroom(*words, "--json", **{**environ, **changed})
+        assert json.loads(told.stdout)["error"]["code"] == "INTERNAL"
+
+
+def test_redrive_says_so_if_there_is_nothing_to_do(environ: dict[str, str]) -> None:
+    done = darkroom("redrive", "--all", **environ)
+    assert (done.returncode, done.stdout) == (0, "there is no task that the queue has given up on\n")
+
+
 def test_settings_that_are_missing_are_named() -> None:
     done = darkroom("status", "mine")
     assert done.returncode == 2

@@ -61,8 +61,9 @@ def aws_environment(endpoint: str | None, model: str | None, *, own: bool, say: 
     with EmbeddedAws() as aws:
         # Requests cost nothing here, and the user is watching.
         quick = {"FIRST_BEAT": "0", "PREVIEWS": "1"}
-        made = create_resources(aws.endpoint).variables
-        yield use(AWS_ENDPOINT_URL=aws.endpoint, **NO_FILES, **quick, **chosen, **CREDENTIALS, **made)
+        made = create_resources(aws.endpoint)
+        names = {**made.variables, "DEAD_LETTER_URL": made.dead_letter_queue_url}
+        yield use(AWS_ENDPOINT_URL=aws.endpoint, **NO_FILES, **quick, **chosen, **CREDENTIALS, **names)
 
 
 class Interrupted(Exception):
