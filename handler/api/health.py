@@ -78,6 +78,20 @@ class ModelHealth:
         return _health("available", reason if doubted else None, card, measured, loaded.body.get("host"))
 
 
+def expected(request: dict[str, Any], card: dict[str, Any] | None) -> dict[str, Any]:
+    """A waiting task's request with the card's defaults for what it leaves out, as ``ModelCard.resolve`` will fill them
+    in when it is claimed. Without pydantic.
+    """
+    defaults = dict((card or {}).get("defaults") or {})
+    if request.get("image") is None:
+        defaults.pop("strength", None)
+    elif request.get("width") is None and request.get("height") is None:
+        defaults = {name: value for name, value in defaults.items() if name not in {"width", "height"}}
+    taken = (card or {}).get("parameters") or ()
+    missing = {name: value for name, value in defaults.items() if name in taken and request.get(name) is None}
+    return request | missing
+
+
 def card_of(health: Health) -> ModelCard | None:
     """The model's card as it is checked against; None while unknown, and with a log line if it cannot be read."""
     from pydantic import ValidationError

@@ -20,7 +20,7 @@ from ..contract.paging import CURSOR, MAX_PAGE, MAX_TAG
 from ..contract.statuses import STATUSES, TERMINAL
 from ..errors import FieldError, InvalidRequest, NotFound
 from . import freshness
-from .health import ModelHealth, card_of
+from .health import ModelHealth, card_of, expected
 from .pages import Pages
 from .routing import Api, Call, Event, LambdaResponse, Reply, bytes_in_lambda, json_reply
 from .tenants import tenant_of
@@ -201,6 +201,8 @@ class Status:
         tutorial's fields.
         """
         shown = {name: value for name, value in record.items() if name not in HIDDEN}
+        if record["status"] == "pending" and record["request"]:
+            shown["request"] = expected(record["request"], self.health.current()["model"])
         shown["prompt"] = (record["request"] or {}).get("prompt")
         shown["error_message"] = record["error"]["message"] if record["error"] else None
         shown["preview_url"] = self._store.presign(record["preview"]) if record.get("preview") else None

@@ -87,6 +87,23 @@ def test_no_such_task(status: Status, task_id: str) -> None:
     assert (code, answer["error"]["code"]) == (404, "NOT_FOUND")
 
 
+@pytest.mark.parametrize("asked", [{}, {"width": 128}, {"num_inference_steps": 2, "guidance_scale": 1.0}])
+def test_a_waiting_task_shows_what_it_will_be_drawn_with(
+    asked: dict[str, Any], submit: Submit, settings: Settings, store: TaskStore
+) -> None:
+    """As far as the model's card is known, be it baked beside the weights or told by a worker."""
+    settings = replace(settings, model_id="some/model")
+    request = GenerationRequest(prompt="fox", seed=3, **asked)
+    submit.submit(json.dumps({"prompt": "fox", "seed": 3, "task_id": "mine", **asked}))
+    before = get(Status(settings, store), "/results/mine")[1]["request"]
+    store.write_health(health.report(settings, Clock()(), card=CARD.model_dump(mode="json"), reason=None))
+    after = get(Status(settings, store), "/results/mine")[1]["request"]
+    known = CARD.resolve(request).model_dump(mode="json", exclude={"task_id"})
+    assert {name: after[name] for name in known} == known
+    assert before["seed"] == 3
+    assert (before["num_inference_steps"], before["width"]) == (request.num_inference_steps, request.width)
+
+
 def test_the_image_itself_when_asked_for(generate: Generate, status: Status) -> None:
     draw(generate, "mine")
     assert get(status, "/results/mine")[1]["image_base64"] is None
