@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ from handler.task import moves
 from handler.task.attempt import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from handler.aws.queue import Message
@@ -65,6 +68,19 @@ class Clock:
         if lease is not None:
             written = lease.expires_at - timedelta(seconds=60 if lease.seconds is None else lease.seconds)
         return (self.time - written).total_seconds()
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Processes that are started in the block compute on one core: teams of threads that compete for the same ones, as
+    those of tests in other processes, spin longer than they compute.
+    """
+    there = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {random.choice(sorted(there))})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, there)
 
 
 def nothing() -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ..support import on_one_core
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -174,10 +176,11 @@ def test_a_beginning(
         "MAX_BATCH": "2",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env={**base, **environ}, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-m", module, *arguments]
+    with on_one_core():
+        done = subprocess.run(
+            command, env=base | environ, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
     assert done.returncode == status, done.stderr
     lines = [line for line in done.stderr.splitlines() if not is_logged(line)]
     assert len(lines) <= MOST_LINES, done.stderr

@@ -18,6 +18,7 @@ from PIL import Image
 from handler.cli.terminal import picture_escape
 
 from ..forms import picture
+from ..support import on_one_core
 
 if TYPE_CHECKING:
     from handler.aws.queue import TaskQueue
@@ -31,7 +32,10 @@ def darkroom(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str
     # MAX_BATCH: how many tasks at a time are worth it is measured elsewhere, once.
     base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "dumb", "MAX_BATCH": "2"}
     command = [sys.executable, "-m", "handler.cli.main", *arguments]
-    return subprocess.run(command, env={**base, **environ}, capture_output=True, text=True, timeout=120, check=False)
+    with on_one_core():
+        return subprocess.run(
+            command, env={**base, **environ}, capture_output=True, text=True, timeout=120, check=False
+        )
 
 
 def test_invoke_draws_a_picture(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from ..support import record_of
+from ..support import on_one_core, record_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,13 +35,9 @@ STOPPING = "stopping: what is drawn is saved at its next step; once more ends at
 @contextmanager
 def started(*command: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
     base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "dumb", "MAX_BATCH": "2"}
-    child = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        env={**base, **environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    piped, line = subprocess.PIPE, [sys.executable, "-m", *command]
+    with on_one_core():
+        child = subprocess.Popen(line, env={**base, **environ}, stdout=piped, stderr=piped, text=True)
     try:
         yield child
     finally:

@@ -17,7 +17,7 @@ from handler.aws.queue import TaskQueue
 from handler.contract.record import Record
 
 from ..runtime_api import RuntimeApi
-from ..support import sqs_event
+from ..support import on_one_core, sqs_event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,8 @@ def process(environ: dict[str, str], *arguments: str) -> Iterator[subprocess.Pop
     command = [sys.executable, "-m", "handler", *arguments]
     # MAX_BATCH: how many tasks at a time are worth it is measured elsewhere, once.
     base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "MAX_BATCH": "2"}
-    child = subprocess.Popen(command, env={**base, **environ}, stderr=subprocess.PIPE, text=True)
+    with on_one_core():
+        child = subprocess.Popen(command, env={**base, **environ}, stderr=subprocess.PIPE, text=True)
     try:
         yield child
     finally:
