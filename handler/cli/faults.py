@@ -17,7 +17,14 @@ HINTS = (
     (("NonExistentQueue", "QueueDoesNotExist"), "there is no queue {queue_url}: QUEUE_URL names it"),
     (("Unable to locate credentials", "169.254.169.254"), NONE),
     (
-        ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidClientTokenId", "403"),
+        (
+            "AccessDenied",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "ExpiredToken",
+            "InvalidClientTokenId",
+            "403 Forbidden",
+        ),
         "AWS refuses these credentials for bucket {bucket}: look at AWS_PROFILE or AWS_ACCESS_KEY_ID",
     ),
     (
