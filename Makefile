@@ -24,13 +24,14 @@ run: $(VENV)/installed ## Installs into .venv and draws PROMPT through SQS, work
 serve: $(VENV)/installed ## The HTTP API and the page on 127.0.0.1:8000, with a worker
 	$(BIN)/darkroom serve --port 8000
 
-# In three processes, for most tests wait more than they compute. Tests that draw with a real pipeline stay in one, for two
+# In four processes, for most tests wait more than they compute. Tests that draw with a real pipeline stay in one, for two
 # such at a time slow each other; what takes longest begins first.
 test: $(VENV)/installed ## All tests that need nothing but Python and make
-	$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n 4 --dist loadgroup --no-loadscope-reorder
 
-quick: $(VENV)/installed ## All that needs no pipeline, in a minute or two
-	$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not ($(OTHERS) or pipeline or slow)"
+quick: $(VENV)/installed ## All that needs no pipeline and waits for nothing long, in under a minute
+	$(BIN)/pytest -n 6 --dist loadgroup --no-loadscope-reorder -m "not ($(OTHERS) or pipeline or slow)" \
+		$(foreach that,engine image chaos/test_engine.py work/test_path.py,--ignore tests/$(that)) # which import torch
 
 beginnings: $(VENV)/installed ## Some fifty ways to begin, most of them wrong: what each says, and its exit status
 	$(BIN)/pytest -n 3 tests/cli -m beginnings

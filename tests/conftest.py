@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING
 
+import botocore.session
 import pytest
-from botocore.loaders import JSONFileLoader
+from botocore.loaders import create_loader
 
 from handler.api.results import Status
 from handler.api.submission import Submit
@@ -33,9 +34,9 @@ for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
 os.environ.update(CREDENTIALS)
 around_proxies()
-# botocore parses megabytes of JSON anew for every client, which took most of the suite's time: each file once.
-LOADED = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
-JSONFileLoader.load_file = lambda _, file_path: LOADED(file_path)  # type: ignore[assignment, method-assign]
+# botocore looks through its folders and parses megabytes of JSON anew for every session, which took most of the suite's
+# time: all sessions share what has been read.
+botocore.session.create_loader = cache(create_loader)
 # A shell that starts a suite in the background has it ignore SIGINT, and every process that the suite starts, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -45,16 +46,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--awscli", metavar="AWS", help="the AWS command line to run the commands of infra/README.md with")
 
 
-DRAW = (
-    "tests/engine/",
-    "tests/chaos/",
-    "tests/work/test_path.py",
-    "tests/cli/test_http.py",
-    "tests/client/test_client.py",
-)
-"""Tests that load a real pipeline in their own process; so does whoever asks for the fixture ``engine``."""
-SPAWN = ("tests/cli/test_cli.py", "tests/work/test_worker.py")
-"""Tests whose subprocesses load one."""
+DRAW = ("tests/engine/", "tests/work/test_path.py")
+"""Tests that load a real pipeline in their own process. So do those that are marked, and that ask for an ``engine``."""
+SPAWN = ("tests/cli/test_cli.py", "tests/cli/test_signals.py", "tests/work/test_worker.py")
+"""Tests whose subprocesses load one. They stay in one process, too: that has one warm parent for all of them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,9 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         draws = item.nodeid.startswith(DRAW) or "engine" in getattr(item, "fixturenames", ())
-        if draws or item.nodeid.startswith(SPAWN):
+        draws = draws or item.get_closest_marker("pipeline") is not None
+        spawns = item.nodeid.startswith(SPAWN) or item.get_closest_marker("spawns")
+        if draws or spawns:
             item.add_marker("pipeline")
-        item.add_marker(pytest.mark.xdist_group("pipeline" if draws else item.nodeid.partition("::")[0]))
+            item.add_marker(pytest.mark.xdist_group("pipeline" if draws else "spawns"))
     items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
 
 

@@ -58,7 +58,7 @@ class RuntimeApi:
                 """Silent."""
 
         self._server = _Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def variables(self) -> dict[str, str]:

@@ -93,7 +93,7 @@ def api(
     """The HTTP API alone."""
     flaky = Flaky(HttpApi(Submit(settings, store, queue), Status(settings, store)), choose)
     server = serve(flaky, 0)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield Running(f"http://127.0.0.1:{server.server_port}", flaky)

@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from handler.aws.store import TaskStore
     from handler.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 64
 TASKS = 8
 """Of each of two tenants, under the same names; so four clients ask for each."""
 WITHIN = 60.0
+BETWEEN = 0.2
+"""Seconds from an answer to the next question."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def live(number: int, port: int, ledger: Ledger) -> str:
         if code == 304:
             assert headers["ETag"] == tag
             rounds_after += known in TERMINAL
-            time.sleep(0.05)
+            time.sleep(BETWEEN)
             continue
         assert code == 200
         assert (shown["task_id"], shown["prompt"]) == (task_id, prompt)  # and not the other tenant's
@@ -112,7 +116,7 @@ def live(number: int, port: int, ledger: Ledger) -> str:
         rounds_after += known in TERMINAL
         if number % 5 == 0:
             tag = ""  # this one always wants the whole of it
-        time.sleep(0.05)
+        time.sleep(BETWEEN)
     code, _, page = client.call("GET", f"/results?limit=100&status={known}")
     assert code == 200
     assert task_id in {one["task_id"] for one in page["results"]}

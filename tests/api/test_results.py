@@ -250,6 +250,7 @@ class Large:
         return json.dumps(record).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letter", ["\U0001f98a", '"', "\x01", "\ud800", "x"], ids=ascii)
 def test_pages_fit_into_an_answer_whatever_is_in_them(
     status: Status, store: TaskStore, clock: Clock, letter: str

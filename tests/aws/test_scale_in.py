@@ -39,7 +39,7 @@ def agent() -> Iterator[str]:
     HEARD.clear()
     ANSWERS.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Agent)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/api/some-task"
     server.shutdown()
     server.server_close()

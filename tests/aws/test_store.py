@@ -367,7 +367,7 @@ class _Scripted(BaseHTTPRequestHandler):
 @pytest.fixture
 def scripted(settings: Settings) -> Iterator[TaskStore]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Scripted)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     _Scripted.seen.clear()
     yield TaskStore(replace(settings, aws_endpoint_url=f"http://127.0.0.1:{server.server_port}"))

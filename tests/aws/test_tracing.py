@@ -121,6 +121,7 @@ def event(header: str | None = SAMPLED, body: str = FOX) -> dict[str, Any]:
     return made
 
 
+@pytest.mark.spawns
 def test_a_real_worker_tells_of_a_task_that_came_with_a_trace(
     environ: dict[str, str], store: TaskStore, queue: TaskQueue, daemon: Daemon
 ) -> None:
@@ -316,6 +317,7 @@ def test_the_longest_span_fits_a_datagram(
     assert len(json.dumps(segment)) < 10_000
 
 
+@pytest.mark.spawns
 def test_under_lambda_an_attempt_is_part_of_the_functions_own_segment(
     environ: dict[str, str], store: TaskStore, daemon: Daemon
 ) -> None:
@@ -347,6 +349,7 @@ def submitted(
     return message.trace, daemon.told()
 
 
+@pytest.mark.spawns
 def test_under_lambda_the_message_belongs_to_the_invocations_trace(
     environ: dict[str, str], queue: TaskQueue, daemon: Daemon
 ) -> None:
@@ -359,6 +362,7 @@ def test_under_lambda_the_message_belongs_to_the_invocations_trace(
     assert header == Trace(ROOT, sending["id"], sampled=True).header()
 
 
+@pytest.mark.spawns
 def test_under_lambda_an_unsampled_invocation_says_so(
     environ: dict[str, str], queue: TaskQueue, daemon: Daemon
 ) -> None:

@@ -109,7 +109,7 @@ def test_below_a_stage_with_and_without_a_slash(desk: Desk, submit: Submit, stat
         return inner({**environ, "PATH_INFO": environ["PATH_INFO"][len("/prod") :] or "/"}, start_response)
 
     server = serve(staged, 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         for path in ("/prod/", "/prod"):
             page = desk.page(f"http://127.0.0.1:{server.server_port}{path}")

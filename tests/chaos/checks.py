@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from handler.cli.local.aws import Resources
 
-    from .fleet import Zygote
+    from ..warm import Zygote
     from .load import Planned
 
 TOLERANCE = 1
@@ -137,9 +137,10 @@ def compare(
         by_request[request.model_dump_json(exclude={"task_id"}, exclude_none=True)].append(name)
     folder.mkdir()
     (folder / "requests.json").write_text(f"[{','.join(by_request)}]")
-    pid = zygote.start("tests.chaos.references", {**environ, FOLDER: str(folder)}, folder / "log")
+    log = folder / "log"
+    pid = zygote.start("tests.chaos.references", [], {**environ, FOLDER: str(folder)}, out=log, err=log)
     status = zygote.status(pid, 600)
-    assert status == 0, f"the undisturbed run ended with {status}: {(folder / 'log').read_text()[-2000:]}"
+    assert status == 0, f"the undisturbed run ended with {status}: {log.read_text()[-2000:]}"
     steps = json.loads((folder / "steps.json").read_text())
     for number, names in enumerate(by_request.values()):
         right = np.load(folder / f"{number}.npy").astype(int)

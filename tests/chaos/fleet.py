@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import queue
 import random
 import signal
-import subprocess
-import sys
-import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from handler.aws.queue import TaskQueue
 from handler.settings import Settings
@@ -22,69 +16,16 @@ from .function import LAMBDA, Function
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
+    from ..warm import Zygote
     from .proxy import Proxy
     from .witness import Witness
 
-ROOT = Path(__file__).parents[2]
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""Three workers share two cores; and the zygote must not have a second thread when it forks."""
 STOPS_WITHIN = 30.0
 """Seconds from SIGTERM to the end of a worker: a long poll, what is left of a forward, and some retries."""
 ANYONE = 0.1
 """Share of the signals that do not look for a worker with tasks in hand: they also meet one that loads or waits."""
-
-
-class Zygote:
-    """The warm parent, see zygote.py."""
-
-    def __init__(self) -> None:
-        inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.zygote"],
-            cwd=ROOT,
-            env={**inherited, **ONE_THREAD, "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._ended = threading.Condition()
-        self._statuses: dict[int, int] = {}
-        threading.Thread(target=self._listen, name="zygote", daemon=True).start()
-        assert self._answers.get(timeout=120)["ready"]
-
-    def start(self, module: str, environ: Mapping[str, str], log: Path) -> int:
-        """Returns the pid of a new process that runs ``module``'s main."""
-        order = json.dumps({"module": module, "environ": dict(environ), "log": str(log)})
-        assert self._process.stdin
-        self._process.stdin.write(order.encode() + b"\n")
-        self._process.stdin.flush()
-        return int(self._answers.get(timeout=30)["pid"])
-
-    def status(self, pid: int, timeout: float = 0.0) -> int | None:
-        """The exit status (negative: ended by that signal), or None while the process lives."""
-        with self._ended:
-            self._ended.wait_for(lambda: pid in self._statuses, timeout)
-            return self._statuses.get(pid)
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
-
-    def _listen(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            told = json.loads(line)
-            if "status" in told:
-                with self._ended:
-                    self._statuses[told["pid"]] = told["status"]
-                    self._ended.notify_all()
-            else:
-                self._answers.put(told)
 
 
 @dataclass
@@ -202,7 +143,7 @@ class Fleet:
                 TaskQueue(self._polled), self._draw, lambda: self._signal(member, signal.SIGKILL)
             )
             environ |= member.function.environ
-        member.pid = self._zygote.start("handler.__main__", environ, log)
+        member.pid = self._zygote.start("tests.chaos.member", [], environ, out=log, err=log)
         self._witness.pids[who] = member.pid
         self.members.append(member)
         if member.function:

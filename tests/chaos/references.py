@@ -31,7 +31,7 @@ class Alone:
         """Nothing disturbs it."""
 
 
-def main(_: list[str]) -> int:
+def main() -> None:
     folder = Path(os.environ[FOLDER])
     engine = start(Settings.load())
     steps = []
@@ -41,4 +41,7 @@ def main(_: list[str]) -> int:
         steps.append(engine.batcher.calls - before)
         np.save(folder / f"{number}.npy", np.stack([np.asarray(one.convert("RGB")) for one in developed.pictures]))
     (folder / "steps.json").write_text(json.dumps(steps))
-    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -15,10 +15,11 @@ from handler.aws.store import TaskStore
 from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
 from handler.settings import Settings
 
+from ..warm import ONE_THREAD, Zygote
 from . import scaled, steps
 from .care import CARE, Care
 from .checks import Backstage, Ended, check, compare
-from .fleet import ONE_THREAD, Fleet, Zygote
+from .fleet import Fleet
 from .load import Load, plan
 from .proxy import Proxy, Schedule
 from .witness import Witness
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
 
     from .load import Planned
 
+WARM = (
+    "tests.chaos.scaled",
+    "tests.chaos.steps",
+    "handler.__main__",
+    "handler.worker",
+    "handler.engine.starting",
+    "handler.engine.running",
+    "handler.engine.loading",
+    "handler.engine.warmup",
+    "handler.engine.checkpoint",
+    "handler.engine.seam",
+    "handler.engine.imaging",
+)
+"""What the processes of a fleet have in common."""
 WORKERS = 3
 TASKS_A_KILL = 5
 MODEL = {"DTYPE": "float32", "MAX_BATCH": "4"}
@@ -62,7 +77,7 @@ def run(seed: int, tasks: int, folder: Path, *, limit: float, settings: dict[str
     began = time.monotonic()
     os.environ.update(CREDENTIALS)
     witness, schedule = Witness(), Schedule(seed)
-    zygote = Zygote()
+    zygote = Zygote(WARM)
     try:
         with EmbeddedAws() as aws:
             proxy = Proxy(aws.endpoint, schedule, witness)
@@ -94,7 +109,7 @@ def run(seed: int, tasks: int, folder: Path, *, limit: float, settings: dict[str
                 name for name, seen in witness.history.items() for one in seen if one.record.status == "completed"
             )
             outcome.ended, pictures = check(backstage, load.accepted, completions)
-            compare(outcome.ended, pictures, zygote, {**environ, steps.FILE: os.devnull}, folder / "references")
+            compare(outcome.ended, pictures, zygote, environ, folder / "references")
             outcome.spent = steps.read(folder / "steps")
             proxy.close()
     finally:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from handler.contract.record import Record
 
+pytestmark = pytest.mark.slow
+
 FEW, HISTORIES = 400, 2_000
 ENOUGH = 400
 """Histories within which each sabotage is found out."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,6 +17,8 @@ from .world import BODIES, INVOCATION, NAMES, SKEW, SKEWS, WORKERS, World
 
 if TYPE_CHECKING:
     from tests.memory import Trouble
+
+pytestmark = pytest.mark.slow
 
 WORLDS: list[World] = []
 names, bodies, picks = st.sampled_from(NAMES), st.sampled_from(BODIES), st.integers(0, 20)

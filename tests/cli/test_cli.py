@@ -19,6 +19,7 @@ from handler.cli.terminal import picture_escape
 
 from ..forms import picture
 from ..support import on_one_core
+from ..warm import darkroom
 
 if TYPE_CHECKING:
     from handler.aws.queue import TaskQueue
@@ -28,18 +29,18 @@ EVENTS = Path(__file__).parents[1] / "events"
 EVENT = EVENTS / "sqs.json"
 
 
-def darkroom(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    # MAX_BATCH: how many tasks at a time are worth it is measured elsewhere, once.
-    base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "dumb", "MAX_BATCH": "2"}
-    command = [sys.executable, "-m", "handler.cli.main", *arguments]
-    with on_one_core():
-        return subprocess.run(
-            command, env={**base, **environ}, capture_output=True, text=True, timeout=120, check=False
-        )
-
-
 def test_invoke_draws_a_picture(tmp_path: Path) -> None:
-    done = darkroom("invoke", "a red apple", "--steps", "4", "--seed", "7", "--out", str(tmp_path), "--json")
+    """From a cold start, as all of ``make beginnings``; the other commands here are forked from a warm parent."""
+    asked = ("invoke", "a red apple", "--steps", "4", "--seed", "7", "--out", str(tmp_path), "--json")
+    with on_one_core():
+        done = subprocess.run(
+            [sys.executable, "-m", "handler.cli.main", *asked],
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(done.stdout)
     assert result["status"] == "completed"

@@ -64,7 +64,7 @@ def site(settings: Settings, store: TaskStore, queue: TaskQueue) -> Iterator[Sit
 @contextmanager
 def served(settings: Settings, store: TaskStore, queue: TaskQueue) -> Iterator[Site]:
     server = serve(HttpApi(Submit(settings, store, queue), Status(settings, store)), 0)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield Site(f"http://127.0.0.1:{server.server_port}")

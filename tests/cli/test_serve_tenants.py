@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,7 +38,7 @@ def site(settings: Settings, store: TaskStore, queue: TaskQueue) -> Iterator[str
     on = replace(settings, tenants="header", first_beat=0)
     server = serve(HttpApi(Submit(on, store, queue), Status(on, store)), 0)
     worker = Worker(Generate(on, store, queue, lambda _: PlainEngine()), queue, on, poll_seconds=1)
-    threads = [threading.Thread(target=run, daemon=True) for run in (server.serve_forever, worker.run)]
+    threads = [threading.Thread(target=run, daemon=True) for run in (partial(server.serve_forever, 0.02), worker.run)]
     for thread in threads:
         thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -60,6 +61,7 @@ def call(site: str, tenant: str | None, method: str, path: str, body: Any = None
             return refused.code, json.loads(refused.read())
 
 
+@pytest.mark.slow
 def test_of_64_clients_none_meets_anothers_task(site: str) -> None:
     """Eight of each tenant, whose task ids are the same in all tenants. Each looks for its own and at a neighbour's."""
 
@@ -100,6 +102,7 @@ def test_without_a_header_nothing_but_what_is_everybodys(site: str) -> None:
         assert call(site, None, "GET", path)[0] == 200
 
 
+@pytest.mark.pipeline
 def test_a_recorded_event_is_answered_for_its_tenant(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)

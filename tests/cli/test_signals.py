@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from ..support import on_one_core, record_of
+from ..warm import Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,15 +30,17 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 LONG = ("--steps", "200", "--width", "96", "--height", "96", "--num-images", "4")
+BEATS = {"FIRST_BEAT": "0", "BEAT_EVERY": "0.2"}
 STOPPING = "stopping: what is drawn is saved at its next step; once more ends at once"
 
 
 @contextmanager
-def started(*command: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+def serving(*options: str) -> Iterator[subprocess.Popen[str]]:
+    """``darkroom serve``, whose stdout and stderr can be read."""
     base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TERM": "dumb", "MAX_BATCH": "2"}
-    piped, line = subprocess.PIPE, [sys.executable, "-m", *command]
+    line = [sys.executable, "-m", "handler.cli.main", "serve", "--port", "0", *options]
     with on_one_core():
-        child = subprocess.Popen(line, env={**base, **environ}, stdout=piped, stderr=piped, text=True)
+        child = subprocess.Popen(line, env=base, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield child
     finally:
@@ -69,14 +72,15 @@ def begun(store: TaskStore, task_id: str) -> None:
 def test_invoke_saves_what_it_draws_and_says_how_to_go_on(
     tmp_path: Path, environ: dict[str, str], store: TaskStore, queue: TaskQueue, number: int, status: int
 ) -> None:
-    command = ("handler.cli.main", "invoke", "fox", *LONG, "--task-id", "mine", "--aws", "--out", str(tmp_path))
-    with started(*command, **environ, FIRST_BEAT="0", BEAT_EVERY="0.2") as child:
+    asked = ("invoke", "fox", *LONG, "--task-id", "mine", "--aws", "--out", str(tmp_path))
+    with Command("handler.cli.main", asked, environ | BEATS) as child:
         begun(store, "mine")
         began = time.monotonic()
         child.send_signal(number)
-        out, err = child.communicate(timeout=30)
+        ended = child.wait(30)
+        out, err = child.out, child.err
     assert time.monotonic() - began < 10
-    assert (child.returncode, out) == (status, "")
+    assert (ended, out) == (status, "")
     record = record_of(store, "mine")
     assert record.status == "pending"
     assert record.saved_step > 0
@@ -88,7 +92,7 @@ def test_invoke_saves_what_it_draws_and_says_how_to_go_on(
 
 def test_the_second_one_ends_at_once(environ: dict[str, str], store: TaskStore) -> None:
     """Nothing is left processing; a worker's first signal would have finished what is almost done."""
-    with started("handler", **environ, FIRST_BEAT="0", BEAT_EVERY="0.2") as child:
+    with Command("handler", (), environ | BEATS) as child:
         from handler.aws.queue import TaskQueue
         from handler.settings import Settings
 
@@ -99,15 +103,15 @@ def test_the_second_one_ends_at_once(environ: dict[str, str], store: TaskStore) 
             child.send_signal(signal.SIGTERM)
             time.sleep(0.02)
         began = time.monotonic()
-        child.wait(30)
+        ended = child.wait(30)
     assert time.monotonic() - began < 10
-    assert child.returncode in {0, 143}  # 0: it was done with the first before the second came
+    assert ended in {0, 143}  # 0: it was done with the first before the second came
     assert record_of(store, "mine").status == "pending"
 
 
 def test_serve_is_a_place_to_develop_against(tmp_path: Path) -> None:
     lines: list[str] = []
-    with started("handler.cli.main", "serve", "--port", "0", "--env", str(tmp_path / "env")) as child:
+    with serving("--env", str(tmp_path / "env")) as child:
         assert child.stderr is not None
         assert child.stdout is not None
         for line in child.stderr:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from handler.aws.store import TaskStore
     from handler.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 SEED, EXAMPLES = "1", "20"
 ROOT = Path(__file__).parents[2]
 WITHOUT = {

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,10 +13,10 @@ from handler.aws.queue import TaskQueue
 from handler.contract.record import Record
 
 from ..runtime_api import RuntimeApi
-from ..support import on_one_core, sqs_event
+from ..support import sqs_event
+from ..warm import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from handler.aws.store import TaskStore
@@ -30,20 +26,8 @@ if TYPE_CHECKING:
 APPLE = '{"prompt": "a red apple", "num_inference_steps": 2}'
 
 
-@contextmanager
-def process(environ: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "handler", *arguments]
-    # MAX_BATCH: how many tasks at a time are worth it is measured elsewhere, once.
-    base = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "MAX_BATCH": "2"}
-    with on_one_core():
-        child = subprocess.Popen(command, env={**base, **environ}, stderr=subprocess.PIPE, text=True)
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-        if child.stderr:
-            child.stderr.close()
+def process(environ: dict[str, str], *arguments: str) -> Command:
+    return Command("handler", arguments, environ)
 
 
 def wait_for(store: TaskStore, task_id: str, status: str) -> Record:
@@ -76,8 +60,8 @@ def test_a_worker_without_a_model_loses_nothing(
 ) -> None:
     task_id = queue.send(APPLE)
     with process({**environ, "MODEL_ID": str(tmp_path / "nothing")}) as worker:
-        log = worker.communicate(timeout=90)[1]
-        assert worker.returncode == 1
+        assert worker.wait(90) == 1
+        log = worker.err
     assert wait_for(store, task_id, "pending").attempt == 0
     lines = [json.loads(line) for line in log.splitlines()]
     assert sum(line["message"] == "the model cannot be loaded" for line in lines) == 1
@@ -95,8 +79,8 @@ def test_a_worker_without_a_model_loses_nothing(
 
 def test_a_worker_with_bad_settings_says_so(environ: dict[str, str]) -> None:
     with process({**environ, "LEASE": "soon"}) as worker:
-        log = worker.communicate(timeout=30)[1]
-        assert worker.returncode != 0
+        assert worker.wait(30) == 2
+        log = worker.err
     assert "LEASE='soon': must be a whole number from 5 to 3600" in log
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 VISIBILITY = 120
 MAX_RECEIVES = 5
+LOOKS_EVERY = 0.05
+"""Seconds: so often the server looks whether it is to end."""
 
 
 class EmbeddedAws:
@@ -34,7 +40,9 @@ class EmbeddedAws:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         app = _AtomicWrites(DomainDispatcherApplication(create_backend_app))
         self._server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_KeepAlive)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="embedded-aws", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(LOOKS_EVERY,), name="embedded-aws", daemon=True
+        )
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> EmbeddedAws:
@@ -65,12 +73,7 @@ def create_resources(endpoint: str, *, visibility: int = VISIBILITY, max_receive
 
     ``visibility``: the queue's visibility timeout in seconds.
     """
-    session = boto3.Session(
-        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-        region_name=CREDENTIALS["AWS_REGION"],
-    )
-    s3, sqs = session.client("s3", endpoint_url=endpoint), session.client("sqs", endpoint_url=endpoint)
+    s3, sqs = _clients(endpoint)
     name = f"darkroom-{uuid4().hex[:12]}"
     s3.create_bucket(Bucket=name)
     dead = sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
@@ -79,6 +82,17 @@ def create_resources(endpoint: str, *, visibility: int = VISIBILITY, max_receive
     attributes: Any = {"VisibilityTimeout": str(visibility), "RedrivePolicy": redrive}
     queue = sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
     return Resources(name, queue, dead)
+
+
+@cache
+def _clients(endpoint: str) -> tuple[S3Client, SQSClient]:
+    """To make a client takes several times as long as to make a bucket and two queues."""
+    session = boto3.Session(
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        region_name=CREDENTIALS["AWS_REGION"],
+    )
+    return session.client("s3", endpoint_url=endpoint), session.client("sqs", endpoint_url=endpoint)
 
 
 class _KeepAlive(MotoRequestHandler):  # type: ignore[misc]

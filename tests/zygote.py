@@ -1,36 +1,34 @@
-"""A warm parent of worker processes: it has imported torch and diffusers, started no thread, loaded no model.
+"""A warm parent of processes: it has imported torch, diffusers and transformers, started no thread, loaded no model.
 
-A process that starts Python and imports torch takes six to nine seconds of a core, a fork of this one none: that is all
-the difference. Every child is a process of its own with its own memory, sockets and signal handlers, runs
-``handler.__main__.main`` in its main thread, loads the model by itself and dies by real signals.
+usage: python -m tests.zygote [MODULE ...]
 
-Orders come as JSON lines on stdin (``module``, ``environ``, ``log``); on stdout go ``{"ready": true}``, ``{"pid": …}``
-for each order and ``{"pid": …, "status": …}`` for each child that ended (negative: by that signal).
+A process that starts Python and imports torch takes four to nine seconds of a core, a fork of this one none: that is
+all the difference. Every child is a process of its own with its own memory, sockets and signal handlers, runs its
+module as ``python -m`` does, in its main thread, loads the model by itself and dies by real signals. The modules that
+are named are imported beforehand, too.
+
+Orders come as JSON lines on stdin (``module``, ``arguments``, ``environ``, ``out``, ``err``); on stdout go
+``{"ready": true}``, ``{"pid": …}`` for each order and ``{"pid": …, "status": …}`` for each child that ended (negative:
+by that signal).
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import sys
 import traceback
-from typing import NoReturn
-
-from . import scaled, steps
+from typing import Any, NoReturn
 
 WARM = (
-    "handler.worker",
-    "handler.engine.starting",
-    "handler.engine.running",
-    "handler.engine.loading",
-    "handler.engine.warmup",
-    "handler.engine.checkpoint",
-    "handler.engine.seam",
-    "handler.engine.imaging",
+    "boto3",
+    "torch",
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip",
@@ -42,25 +40,26 @@ def tell(**what: object) -> None:
     os.write(1, json.dumps(what).encode() + b"\n")
 
 
-def child(order: dict[str, str], environ: dict[str, str], parent: int) -> NoReturn:
+def child(order: dict[str, Any], parent: int) -> NoReturn:
     """The new process, until it ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphans, whatever happens to the run
     if os.getppid() != parent:
         os._exit(1)
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (log, 1), (log, 2)):
+    out, err = (os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for name in ("out", "err"))
+    for source, target in ((nothing, 0), (out, 1), (err, 2)):
         os.dup2(source, target)
     os.environ.clear()
-    os.environ.update(environ)
-    if steps.FILE in environ:
-        steps.install(environ[steps.FILE])
-    scaled.install()
-    status = 1
+    os.environ.update(order["environ"])
+    if order["core"] is not None:
+        os.sched_setaffinity(0, {order["core"]})
+    sys.argv[1:] = order["arguments"]
+    status: Any = 1
     try:
-        status = importlib.import_module(order["module"]).main([])
+        runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+        status = 0
     except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 1
+        status = ended.code
     except BaseException:
         traceback.print_exc()
     sys.exit(status)
@@ -77,11 +76,12 @@ def reap() -> None:
         tell(pid=pid, status=os.waitstatus_to_exitcode(status))
 
 
-def main() -> None:
-    for name in WARM:
+def main(modules: list[str]) -> None:
+    for name in (*WARM, *modules):
         importlib.import_module(name)
     threads = len(os.listdir("/proc/self/task"))
     assert threads == 1, f"{threads} threads: a fork would copy locks that nobody releases"
+    gc.freeze()  # children's collections leave what is shared alone
     parent = os.getpid()
     tell(ready=True)
     waiting = b""
@@ -96,10 +96,10 @@ def main() -> None:
             order = json.loads(line)
             pid = os.fork()
             if pid == 0:
-                child(order, order["environ"], parent)
+                child(order, parent)
             tell(pid=pid)
         reap()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
