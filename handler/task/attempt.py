@@ -11,7 +11,7 @@ from ..errors import DarkroomError, LostRace, ServiceFault, Suspended, WorkerBro
 from ..logs import logger
 from . import limits, moves
 from .budget import Budget
-from .heartbeat import Hidden
+from .heartbeat import Hidden, Sign
 from .hold import Hold
 from .saved import SavedSteps
 
@@ -57,9 +57,9 @@ class Attempt:
         self.hold = Hold(store, stored, record, now)
         self.hidden = Hidden(queue, message, settings.lease)
         self.budget = Budget(deadline, self._seconds_left(record), step_limit=settings.step_limit)
-        self.saved = SavedSteps(store, record.task_id, may_exist=record.attempt > 1, every=settings.checkpoint_every)
+        self.saved = SavedSteps(store, record.task_id, may_exist=record.attempt > 1)
         self._lease = timedelta(seconds=settings.lease)
-        self._previews = settings.previews
+        self._previews, self._save_every = settings.previews, settings.checkpoint_every
         self._preview: str | None = None
         self._troubled: set[str] = set()
         self._stop: DarkroomError | None = None
@@ -130,9 +130,11 @@ class Attempt:
         self.budget.suspend_by(finish_by)
 
     @property
-    def signs(self) -> tuple[Callable[[], None], ...]:
-        """``keep`` apart from ``beat``: what fails or hangs there costs no lease."""
-        return (self.beat, self.keep)
+    def signs(self) -> tuple[Sign, ...]:
+        """A preview and a checkpoint apart from the sign of life: what fails or hangs there costs no lease."""
+        previews = (Sign(self.show),) if self._previews else ()
+        saves = (Sign(self.keep, self._save_every),) if self._save_every else ()
+        return (Sign(self.beat), *previews, *saves)
 
     def stuck(self) -> float | None:
         """Seconds without a step, once these are too many."""
@@ -140,7 +142,7 @@ class Attempt:
 
     def beat(self) -> None:
         """A sign of life: renews the lease and writes progress. Never raises."""
-        if self.hold.ended or self._stop is not None:
+        if not self._is_on:
             return
         try:
             self.hold.move(
@@ -162,13 +164,24 @@ class Attempt:
             logger.exception("a heartbeat broke", task_id=self.record.task_id)
 
     def keep(self) -> None:
-        """Writes a checkpoint when due, and the preview, which the next sign of life names. Never raises."""
-        if self.hold.ended or self._stop is not None:
+        """Writes a checkpoint, if a step has been made since the last one, and tells of it. Never raises.
+
+        A crash between the two leaves a checkpoint that the next attempt finds; but this one's counts as a try.
+        """
+        if not self._is_on or not self.unsaved:
             return
-        if self.saved.due:
-            self._contained("a checkpoint", self.save)
-        if self._previews:
+        self._contained("a checkpoint", self.save)
+        if self.saved.step > self.record.saved_step:
+            self.beat()
+
+    def show(self) -> None:
+        """Writes the preview, which the next sign of life names. Never raises."""
+        if self._is_on:
             self._contained("a preview", self._put_preview)
+
+    @property
+    def _is_on(self) -> bool:
+        return not self.hold.ended and self._stop is None
 
     def _contained(self, what: str, write: Callable[[], object]) -> None:
         """Runs ``write``. A fault is logged, once for each attempt."""
@@ -248,7 +261,7 @@ class Attempt:
         ``fault``: why; that the worker stops, if None.
         """
         task_id = self.record.task_id
-        if self._stop is not None or self.hold.ended:
+        if not self._is_on:
             return
         self._stop = stop = fault or Suspended("the worker stops")
         try:

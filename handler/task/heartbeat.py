@@ -29,12 +29,20 @@ LEAST_WAIT = 0.3
 """Seconds of it for the messages, however long the tasks took."""
 
 
+@dataclass(frozen=True)
+class Sign:
+    """A call to be made again and again: every so many seconds, or with each heartbeat."""
+
+    call: Callable[[], None]
+    every: float | None = None
+
+
 class Watched(Protocol):
     """What the heartbeat looks after. None of it raises."""
 
     @property
-    def signs(self) -> tuple[Callable[[], None], ...]:
-        """The calls to be made again and again, each apart from the others, for each may take its time."""
+    def signs(self) -> tuple[Sign, ...]:
+        """Each is called apart from the others, for each may take its time."""
 
     def stuck(self) -> float | None:
         """Seconds without a step, once these are too many; then it gets no more signs of life."""
@@ -85,8 +93,8 @@ class Hidden:
         self.show(0)
 
     @property
-    def signs(self) -> tuple[Callable[[], None], ...]:
-        return (self.extend_visibility,)
+    def signs(self) -> tuple[Sign, ...]:
+        return (Sign(self.extend_visibility),)
 
     def stuck(self) -> float | None:
         return None
@@ -97,8 +105,8 @@ class Hidden:
 
 @dataclass
 class _Turns:
-    due: float
-    busy: set[Callable[[], None]] = field(default_factory=set)
+    due: dict[Sign, float]
+    busy: set[Sign] = field(default_factory=set)
 
 
 class Heartbeat:
@@ -130,8 +138,10 @@ class Heartbeat:
     @contextmanager
     def watching(self, attempt: Watched) -> Iterator[None]:
         """Sends heartbeats for ``attempt`` while the block runs, the first after ``first`` seconds."""
+        now = time.monotonic()
+        due = {sign: now + (self._first if sign.every is None else sign.every) for sign in attempt.signs}
         with self._changed:
-            self._attempts[attempt] = _Turns(time.monotonic() + self._first)
+            self._attempts[attempt] = _Turns(due)
             if self._finish_by is not None:
                 attempt.suspend_by(self._finish_by)
             if not self._started:
@@ -172,37 +182,36 @@ class Heartbeat:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._attempts))
-                until = min(one.due for one in self._attempts.values()) - time.monotonic()
-                self._changed.wait(min(max(0.0, until), threading.TIMEOUT_MAX))
+                until = min((due for one in self._attempts.values() for due in one.due.values()), default=float("inf"))
+                self._changed.wait(min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX))
                 due = self._take_due()
             if due:
                 self._calls.submit(self._on_turn)
             for attempt, sign in due:
                 self._calls.submit(self._sign, attempt, sign)
 
-    def _take_due(self) -> list[tuple[Watched, Callable[[], None]]]:
+    def _take_due(self) -> list[tuple[Watched, Sign]]:
         now = time.monotonic()
-        due: list[tuple[Watched, Callable[[], None]]] = []
+        taken: list[tuple[Watched, Sign]] = []
         for attempt, turns in self._attempts.items():
-            if turns.due > now:
-                continue
-            if (seconds := attempt.stuck()) is not None:
-                turns.due = float("inf")
+            ready = [sign for sign, due in turns.due.items() if due <= now]
+            if ready and (seconds := attempt.stuck()) is not None:
+                turns.due.clear()
                 self._calls.submit(self._on_stuck, attempt, seconds)
                 continue
-            turns.due = now + self.pause()
-            free = [sign for sign in attempt.signs if sign not in turns.busy]
+            turns.due.update({sign: now + (self.pause() if sign.every is None else sign.every) for sign in ready})
+            free = [sign for sign in ready if sign not in turns.busy]
             turns.busy.update(free)
-            due += [(attempt, sign) for sign in free]
-        return due
+            taken += [(attempt, sign) for sign in free]
+        return taken
 
     def pause(self) -> float:
         """Seconds until the next heartbeat: ``every``, give or take JITTER."""
         return self._every * (1 + JITTER * (2 * self._chance() - 1))
 
-    def _sign(self, attempt: Watched, sign: Callable[[], None]) -> None:
+    def _sign(self, attempt: Watched, sign: Sign) -> None:
         try:
-            sign()
+            sign.call()
         finally:
             with self._changed:
                 if turns := self._attempts.get(attempt):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ServiceFault
@@ -22,24 +21,15 @@ class Checkpoints(Protocol):
 
 
 class SavedSteps:
-    """One attempt's view of the checkpoint. ``may_exist``: an earlier attempt may have left one.
+    """One attempt's view of the checkpoint. ``may_exist``: an earlier attempt may have left one."""
 
-    ``every``: seconds between two checkpoints of a running task; 0 for none.
-    """
-
-    def __init__(self, checkpoints: Checkpoints, task_id: str, *, may_exist: bool, every: float = 0.0) -> None:
-        self._checkpoints, self._task_id = checkpoints, task_id
-        self.may_exist, self._every = may_exist, every
-        self._saved_at = time.monotonic()
+    def __init__(self, checkpoints: Checkpoints, task_id: str, *, may_exist: bool) -> None:
+        self._checkpoints, self._task_id, self.may_exist = checkpoints, task_id, may_exist
         self._writing = threading.Lock()
         self.name = ""
         """What the checkpoint is called: the picture's identity, dtype included. Set before ``load``."""
         self.step = 0
         """Steps in the checkpoint that this attempt wrote last."""
-
-    @property
-    def due(self) -> bool:
-        return bool(self._every) and time.monotonic() - self._saved_at >= self._every
 
     def load(self) -> bytes:
         """An earlier attempt's checkpoint, empty if there is none. No request is made unless there may be one."""
@@ -52,7 +42,7 @@ class SavedSteps:
             if body:
                 self.may_exist = True
                 self._checkpoints.put_checkpoint(self._task_id, body, self.name)
-                self.step, self._saved_at = max(step, self.step), time.monotonic()
+                self.step = max(step, self.step)
         return len(body)
 
     def clear(self) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from handler.task.heartbeat import Heartbeat
+from handler.task.heartbeat import Heartbeat, Sign
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class Beating:
     """An attempt that counts its signs of life; ``slow`` is what its call to S3 waits for."""
 
-    def __init__(self, slow: threading.Event | None = None) -> None:
+    def __init__(self, slow: threading.Event | None = None, keeps_every: float = 60.0) -> None:
+        self.keeps_every = keeps_every
+        self.kept: list[float] = []
         self.beats: list[float] = []
         self.hides = 0
         self.slow = slow
@@ -33,9 +35,12 @@ class Beating:
     def extend_visibility(self) -> None:
         self.hides += 1
 
+    def keep(self) -> None:
+        self.kept.append(time.monotonic())
+
     @property
-    def signs(self) -> tuple[Callable[[], None], ...]:
-        return (self.beat, self.extend_visibility)
+    def signs(self) -> tuple[Sign, ...]:
+        return (Sign(self.beat), Sign(self.extend_visibility), Sign(self.keep, self.keeps_every))
 
     def stuck(self) -> float | None:
         return self.seconds
@@ -83,6 +88,16 @@ def test_the_first_sign_waits_and_the_last_is_the_last() -> None:
     count = len(beating.beats)
     time.sleep(0.2)
     assert len(beating.beats) == count
+
+
+def test_what_has_a_rhythm_of_its_own_waits_for_no_heartbeat() -> None:
+    """A task that is killed before its first sign of life has been saved all the same."""
+    beating = Beating(keeps_every=0.05)
+    heartbeat = Heartbeat(60.0, 60.0, lambda: 0.5)
+    with heartbeat.watching(as_attempt(beating)):
+        wait_until(lambda: len(beating.kept) > 3)
+    assert beating.beats == []
+    assert all(later - one > 0.04 for one, later in zip(beating.kept, beating.kept[1:], strict=False))
 
 
 def test_signs_are_jittered() -> None:

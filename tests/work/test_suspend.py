@@ -143,16 +143,21 @@ def test_an_invocation_too_short_for_one_step_counts_as_a_try(
 def test_checkpoints_are_written_as_often_as_asked(
     settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
 ) -> None:
+    """Long before its first sign of life, which tells nobody of it: a try that got on is none."""
     seen: list[bytes] = []
+    saved: list[int] = []
 
     def between() -> None:
         time.sleep(0.1)
         seen.append(store.read_checkpoint("m-1"))
+        saved.append(record_of(store, "m-1").saved_step)
 
-    often = replace(settings, beat_every=0.1, first_beat=0, checkpoint_every=0.1)
+    often = replace(settings, checkpoint_every=0.1)
     generate = Generate(often, store, queue, lambda _: PlainEngine(between=between), now=clock)
     generate.handle(sqs_event(BODY, ids=["m-1"]), None)
     assert b"step by step" in seen
+    assert saved == sorted(saved)
+    assert saved[-1] > 0
     assert store.read_checkpoint("m-1") == b""
 
 
@@ -162,7 +167,7 @@ def test_a_task_that_failed_leaves_no_checkpoint(
     from handler.errors import OutOfMemory
 
     plain = PlainEngine(between=lambda: time.sleep(0.1), fault=OutOfMemory("big"))
-    often = replace(settings, beat_every=0.1, first_beat=0, checkpoint_every=0.1)
+    often = replace(settings, checkpoint_every=0.1)
     Generate(often, store, queue, lambda _: plain, now=clock).handle(sqs_event(BODY, ids=["m-1"]), None)
     assert record_of(store, "m-1").status == "failed"
     assert store.read_checkpoint("m-1") == b""
