@@ -21,6 +21,7 @@
     ├── RetriesExhausted          RETRIES_EXHAUSTED  no         500
     ├── Internal                  INTERNAL           yes        500   a fault of ours, met while developing
     ├── PipelineRefused           INTERNAL           no         500   the pipeline's own check of its arguments failed
+    ├── NotFinite                 INTERNAL           no         500   the model's numbers overflow in this dtype
     ├── ServiceFault              INTERNAL           yes        503   S3 or SQS failed, refused or did not answer
     ├── Suspended                 INTERNAL           yes        503   the worker stops; the task goes on elsewhere
     ├── WorkerBroken              INTERNAL           yes        503   device lost, disk full: the worker ends
@@ -215,6 +216,10 @@ class Internal(DarkroomError):
 
 class PipelineRefused(DarkroomError):
     """The stock pipeline raised a TypeError or ValueError: no other try would end otherwise."""
+
+
+class NotFinite(DarkroomError):
+    """The model's output holds NaN or infinity: a picture of it would be black."""
 
 
 class ServiceFault(DarkroomError):

@@ -39,7 +39,9 @@ class Observer(Protocol):
         """Called once, before the first step."""
 
     def at_step(self, step: int, steps: int) -> None:
-        """Called before each step: ``step`` of ``steps`` denoiser calls are done. An exception stops the task."""
+        """Called once before each step: ``step`` of ``steps`` are done, of one or two denoiser calls each. An exception
+        stops the task.
+        """
 
     # An observer that has ``all_drawn(steps)`` is asked, too, once all steps are done or were taken from a checkpoint:
     # an exception stops the task before its decode.

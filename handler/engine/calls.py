@@ -34,6 +34,23 @@ class SavedOutputs:
             self.checkpoint = b""
 
 
+class CountedStep:
+    """The ``step`` of one task's scheduler. ``told`` is called after each."""
+
+    def __init__(self, scheduler: Any, told: Callable[[], None]) -> None:
+        self._scheduler, self._told = scheduler, told
+        self.__wrapped__ = type(scheduler).step.__get__(scheduler)  # pipelines look at its signature
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.__wrapped__(*args, **kwargs)
+        self._told()
+        return output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CountedStep:
+        """Of a scheduler that its pipeline copies, the copy's."""
+        return CountedStep(memo[id(self._scheduler)], self._told)
+
+
 class TaskCalls:
     """What a task's seam calls. An output comes from the checkpoint if that has it, else from a forward.
 
@@ -41,50 +58,83 @@ class TaskCalls:
     time.perf_counter at its first and after its last call.
     """
 
-    def __init__(self, batcher: Batcher, pipe: Any, observer: Observer, saved: SavedOutputs) -> None:
-        self._batcher, self._pipe, self._observer, self.saved = batcher, pipe, observer, saved
+    def __init__(self, batcher: Batcher, observer: Observer, saved: SavedOutputs) -> None:
+        self._batcher, self._observer, self.saved = batcher, observer, saved
+        self._pipe: Any = None
         self._all_drawn: Callable[[int], None] | None = getattr(observer, "all_drawn", None)
-        self._others: list[Batcher] = []
+        self._batchers = [batcher]
+        self._counted, self._stepped, self._told = False, 0, -1
         self._outputs: list[Any] = []
         """On the host; None for each that cannot be saved."""
+        self._answer: Any = None
         self._last: Any = None
         self._savable = True
-        self._seen: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._seen: tuple[Batcher, tuple[Any, ...], dict[str, Any]] | None = None
         self.previewer: LatentPreviewer | None = None
         self.together = 1
         self.share = 0.0
         self.first: float | None = None
         self.last: float | None = None
 
-    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any], batcher: Batcher | None = None) -> Any:
+        """A call of the denoiser, or of that of ``batcher`` where the pipeline has two."""
         if self.first is None:
             self.first = time.perf_counter()
             self.saved.read()  # before anybody can ask for a snapshot
             self._observer.begins(self)
-        done = len(self._outputs)
+        done, batcher = len(self._outputs), batcher or self._batcher
         if done < len(self.saved.stored):
-            output: Any = (self.saved.stored[done].to(self._batcher.device),)
+            output: Any = (self.saved.stored[done].to(batcher.device),)
         else:
-            self._observer.at_step(done, max(self._steps(), done + 1))
-            call = self._batcher.call(self, args, kwargs)
+            if self._stepped != self._told:
+                self._told = self._stepped
+                self._observer.at_step(self._stepped, max(self._steps(), self._stepped + 1))
+            call = batcher.call(self, args, kwargs)
             self.together = max(self.together, call.together)
             self.share += 1 / call.together
             output = call.output
         self._keep(output, self.saved.stored[done] if done < len(self.saved.stored) else None)
-        self._seen = (args, kwargs)
+        self._seen = (batcher, args, kwargs)
         self.last = time.perf_counter()
-        if self._all_drawn is not None and done + 1 >= self._steps():
-            self._all_drawn(done + 1)
+        if not self._counted:
+            self._step_is_done()
         return output
+
+    def begin(self, pipe: Any) -> None:
+        """The task's pipeline. A step is a step of its scheduler, which some pipelines make after two calls, one with
+        and one without the prompt; without such a scheduler each call is a step.
+        """
+        self._pipe = pipe
+        scheduler: Any = getattr(pipe, "scheduler", None)
+        if callable(getattr(type(scheduler), "step", None)):
+            scheduler.step = CountedStep(scheduler, self._step_is_done)
+            self._counted = True
+
+    def _step_is_done(self) -> None:
+        self._stepped += 1
+        if self._all_drawn is not None and self._stepped == self._steps():
+            self._all_drawn(self._stepped)
 
     def through_controlnet(self, batcher: Batcher) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         """What a ControlNet's seam calls: batched like the denoiser's calls, but not saved: computed anew on resume."""
-        self._others.append(batcher)
+        self._batchers.append(batcher)
         return lambda args, kwargs: batcher.call(self, args, kwargs).output
+
+    def through(self, batcher: Batcher) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+        """What a denoiser's seam calls."""
+        if batcher not in self._batchers:
+            self._batchers.append(batcher)
+        return lambda args, kwargs: self(args, kwargs, batcher)
+
+    def check(self) -> None:
+        """Raises NotFinite if the last call's output is not finite."""
+        from .faults import check_finite
+
+        check_finite(self._answer, "the denoiser's output")
 
     def leave(self) -> None:
         """The task makes no more calls, of no network."""
-        for batcher in (self._batcher, *self._others):
+        for batcher in self._batchers:
             batcher.leave(self)
 
     def snapshot(self) -> bytes:
@@ -118,7 +168,8 @@ class TaskCalls:
 
         if self.previewer is None or self._seen is None:
             return b""
-        called, answer = self._batcher.bind(*self._seen), self._last
+        batcher, args, kwargs = self._seen
+        called, answer = batcher.bind(args, kwargs), self._last
         sample = called.get("sample", called.get("hidden_states"))
         if not (isinstance(sample, torch.Tensor) and isinstance(answer, torch.Tensor)):
             return b""
@@ -143,6 +194,7 @@ class TaskCalls:
 
         if self._savable and not savable(output):
             self._cannot_save(type(output).__name__)
+        self._answer = output
         self._last = output[0] if isinstance(output, tuple) and output else None
         if not self._savable:
             self._outputs.append(None)

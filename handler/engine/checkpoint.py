@@ -31,10 +31,10 @@ SAMPLE = 64
 """Elements of each tensor that are hashed: enough to tell models apart, quick to read."""
 
 
-def weights_of(denoiser: torch.nn.Module) -> str:
-    """SHA-256 (hex) of the names, shapes, dtypes and first elements of the denoiser's weights as they were loaded."""
+def weights_of(denoisers: Sequence[torch.nn.Module]) -> str:
+    """SHA-256 (hex) of the names, shapes, dtypes and first elements of the denoisers' weights as they were loaded."""
     digest = hashlib.sha256()
-    for name, tensor in denoiser.state_dict().items():
+    for name, tensor in (item for denoiser in denoisers for item in denoiser.state_dict().items()):
         head = tensor.detach().flatten()[:SAMPLE].float().cpu().numpy()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + head.tobytes())
     return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import DarkroomError, Internal, OutOfMemory, WorkerBroken
+from ..errors import DarkroomError, Internal, NotFinite, OutOfMemory, WorkerBroken
 
 DEVICE_LOST = ("CUDA error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "HIP error", "NCCL error", "device-side assert")
 """After one of these every later call of the process fails as well (CUDA's "sticky" errors)."""
@@ -37,6 +37,16 @@ def translated(fault: Exception, *, begun: bool) -> Exception:
     if begun and isinstance(fault, TypeError | ValueError):
         return Internal(f"the pipeline broke after its first step began: {type(fault).__name__}")
     return fault
+
+
+def check_finite(output: object, what: str) -> None:
+    """Raises NotFinite for a floating tensor, or a list of them, with NaN or infinity. ``what``: where it is from."""
+    if isinstance(output, list | tuple):
+        for one in output:
+            check_finite(one, what)
+    elif isinstance(output, torch.Tensor) and output.is_floating_point() and not torch.isfinite(output).all():
+        dtype = str(output.dtype).removeprefix("torch.")
+        raise NotFinite(f"{what} is not finite in {dtype}: such a model needs DTYPE=bfloat16 or DTYPE=float32")
 
 
 def free_memory() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnsafeContent
@@ -35,24 +35,32 @@ class PipelineEngine:
 
         from .batcher import Batcher
         from .checkpoint import weights_of
-        from .loading import denoiser_name, from_image
+        from .loading import denoisers, from_image
 
         self.card, self.capacity, self.load_seconds = card, capacity, 0.0
         self.measured: Measured | None = None
         self.pipe, self.from_image, self.compute = pipe, from_image(pipe), compute
-        self._denoiser = denoiser_name(pipe)
-        self.batcher: Batcher = Batcher(getattr(pipe, self._denoiser), compute)
+        self._denoisers: dict[int, Batcher] = {id(one): Batcher(one, compute) for one in denoisers(pipe).values()}
+        self.batcher: Batcher = next(iter(self._denoisers.values()))
         control = getattr(pipe, "controlnet", None)
         self.controlnet = Batcher(control, compute) if isinstance(control, torch.nn.Module) else None
-        for batcher in filter(None, (self.batcher, self.controlnet)):
+        for batcher in filter(None, (*self._denoisers.values(), self.controlnet)):
             compute.serve(batcher)
         self.previewer: LatentPreviewer | None = None
-        self._tokenizing = threading.Lock()
-        self._weights = compute.run(lambda: weights_of(self.batcher.denoiser))
+        self.changes: set[str] = set()
+        """What the pipeline changes of the networks that all tasks share: it can draw one task at a time."""
+        self._tokenizing = threading.RLock()
+        self._weights = compute.run(lambda: weights_of([one.denoiser for one in self._denoisers.values()]))
         self._slots = Slots()
 
     def slot(self, timeout: float | None = None, *, alone: bool = False) -> AbstractContextManager[None]:
         return self._slots.hold(self.capacity, timeout, alone=alone)
+
+    def draw_alone(self) -> None:
+        """From now on one task at a time."""
+        self.capacity = 1
+        for batcher in self._denoisers.values():
+            batcher.merging = False
 
     def develop(
         self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
@@ -85,15 +93,18 @@ class PipelineEngine:
         import torch
 
         from .faults import translated
+        from .isolation import own
 
-        pipe = self._own(self.pipe if call.get("image") is None else self.from_image)
-        calls = TaskCalls(self.batcher, pipe, observer, saved or SavedOutputs({}))
+        shared = self.pipe if call.get("image") is None else self.from_image
+        calls = TaskCalls(self.batcher, observer, saved or SavedOutputs({}))
         calls.previewer = self.previewer
-        self._stand_in(pipe, calls)
+        pipe = own(shared, partial(self._stand_in, calls))
+        calls.begin(pipe)
         began = time.perf_counter()
         try:
             with torch.inference_mode():
                 output = pipe(**call)
+            calls.check()
         except Exception as fault:
             named = translated(fault, begun=calls.first is not None)
             if named is fault:
@@ -108,12 +119,34 @@ class PipelineEngine:
         first, last = calls.first or began, calls.last or began
         times = {"text": first - began, "denoise": last - first, "decode": ended - last}
         return Developed(
-            output.images,
+            pictures_in(output),
             **times,
             batch_size=calls.together,
             resumed_steps=len(calls.saved.stored),
             forward_share=calls.share,
         )
+
+    def untouched(self, call: dict[str, Any]) -> Any:
+        """The pictures of the pipeline as diffusers runs it, without a seam, for comparison."""
+        import torch
+
+        from .isolation import own
+        from .seam import OnComputeThread
+
+        denoiser = next(self.batcher.denoiser.parameters()).dtype
+
+        def itself(component: Any) -> Any:
+            """Only what the engine keeps in another type than the rest gets and gives the types that it is used to."""
+            converts = hasattr(component, "enable_tiling") and component.dtype != denoiser
+            return OnComputeThread(component, self.compute) if converts else component
+
+        pipe = own(self.pipe if call.get("image") is None else self.from_image, itself)
+
+        def draw() -> Any:
+            with torch.inference_mode():
+                return pictures_in(pipe(**call))
+
+        return self.compute.run(draw)
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
         from .imaging import encode_image
@@ -124,28 +157,24 @@ class PipelineEngine:
     def close(self) -> None:
         self.compute.close()
 
-    def _own(self, shared: Any) -> Any:
-        """A pipeline object for one task: shared weights, but its own scheduler, which holds the task's state."""
-        pipe = copy.copy(shared)
-        scheduler = self.pipe.scheduler
-        vars(pipe)["scheduler"] = type(scheduler).from_config(scheduler.config)
-        return pipe
-
-    def _stand_in(self, pipe: Any, calls: TaskCalls) -> None:
-        """Replaces the pipeline's networks and tokenizers by stand-ins, bypassing ``register_modules``."""
+    def _stand_in(self, calls: TaskCalls, component: Any) -> Any:
+        """What takes the place of a network or a tokenizer in the pipeline of one task."""
         import torch
 
-        from .seam import LockedTokenizer, OnComputeThread, Seam
+        from .seam import OnComputeThread, Seam, TaskTokenizer
 
-        for name, component in pipe.components.items():
-            if name == self._denoiser:
-                vars(pipe)[name] = Seam(component, calls)
-            elif name == "controlnet" and self.controlnet is not None:
-                vars(pipe)[name] = Seam(component, calls.through_controlnet(self.controlnet))
-            elif isinstance(component, torch.nn.Module):
-                vars(pipe)[name] = OnComputeThread(component, self.compute)
-            elif name.startswith("tokenizer") and component is not None:
-                vars(pipe)[name] = LockedTokenizer(component, self._tokenizing)
+        if not isinstance(component, torch.nn.Module):
+            return TaskTokenizer(component, self._tokenizing)
+        if batcher := self._denoisers.get(id(component)):
+            return Seam(component, calls.through(batcher), self.changes.add)
+        if self.controlnet is not None and component is self.controlnet.denoiser:
+            return Seam(component, calls.through_controlnet(self.controlnet), self.changes.add)
+        return OnComputeThread(component, self.compute, self.changes.add)
+
+
+def pictures_in(output: Any) -> Any:
+    """The pictures in what a pipeline returned; where they have another name, the first thing that it returned."""
+    return output.images if hasattr(output, "images") else output[0]
 
 
 def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: Image | None = None) -> dict[str, Any]:

@@ -1,108 +1,99 @@
-"""Warm-up after loading: measures how many tasks to run at a time and tests whether they may share forwards."""
+"""Warm-up after loading: draws for the first time, proves what may be drawn together, measures how many at a time."""
 
 from __future__ import annotations
 
-import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..contract.health import Measured
 from ..contract.request import GenerationRequest
+from ..errors import DarkroomError, ModelUnavailable, NotFinite
 from ..logs import logger
 from .preview import fit_previewer
+from .proof import NoObserver, pixels, unproven
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..settings import Settings
     from . import Developed
     from .running import PipelineEngine
 
+T = TypeVar("T")
 SIZES = (1, 2, 4, 8, 16)
 WORTH = 1.05
 """A larger batch size is taken if its rows per second are at least this many times those of the best smaller one."""
 ROUNDS = 4
 SLOW_FORWARD = 0.5
 """Seconds. No batch size is tried after one whose forward took longer: loading would take minutes."""
-ROUNDING = {"float32": 1 / 255, "float16": 16 / 255, "bfloat16": 32 / 255}
-"""Largest pixel difference (0 to 1) that the dtype's rounding explains after STEPS steps."""
 STEPS = 3
-MEETINGS = 4
-"""Tries to get two tasks into one forward."""
-
-
-class NoObserver:
-    """An Observer that does nothing, for warm-up runs."""
-
-    def begins(self, running: object) -> None:
-        """Ignored."""
-
-    def at_step(self, step: int, steps: int) -> None:
-        """Ignored."""
 
 
 def warm_up(engine: PipelineEngine, settings: Settings) -> None:
-    """Runs the pipeline so that no task pays for first use; tests merging; sets ``capacity`` and ``measured``."""
-    asked: dict[str, Any] = {"num_inference_steps": STEPS}
+    """Runs the pipeline so that no task pays for first use; tests merging; sets ``capacity`` and ``measured``.
+
+    A measurement that fails is left out. Raises ModelUnavailable for a pipeline that cannot be drawn with, NotFinite
+    for one whose numbers overflow.
+    """
+    pair, drawn = _first_pictures(engine)
+    calls = [partial(_call, engine, one) for one in pair]
+    alone = [pixels(one.pictures) for one in drawn]
+    # the second's time: the first one paid for first use
+    engine.measured = _if_it_can("its speed is not known", lambda: timed(drawn[-1], pair[-1]))
+    reason = unproven(engine, calls, alone)
+    if reason:
+        engine.draw_alone()
+        logger.warning("tasks are drawn one at a time", reason=reason)
+    if settings.previews:
+        run = partial(engine.run, observer=NoObserver())
+        engine.previewer = _if_it_can(
+            "there are no previews", lambda: fit_previewer(run, _arguments(engine, pair[0]), alone[0])
+        )
+    if not reason:
+        engine.capacity = settings.max_batch or _if_it_can("one task at a time", lambda: measure(engine)) or 1
+    logger.info("tasks at a time", capacity=engine.capacity, merging=engine.batcher.merging)
+
+
+def _first_pictures(engine: PipelineEngine) -> tuple[list[GenerationRequest], list[Developed]]:
+    """Two requests and what the engine drew of them: of few steps, or of as many as the pipeline wants."""
+    fault: Exception | None = None
+    for steps in (STEPS, None):
+        first = _request(engine, steps)
+        pair = [first, first.model_copy(update={"prompt": "b", "seed": 1})]
+        try:
+            return pair, [engine.run(_call(engine, one), NoObserver()) for one in pair]
+        except NotFinite:
+            raise
+        except Exception as broke:
+            fault = broke
+    message = fault.message if isinstance(fault, DarkroomError) else str(fault)
+    raise ModelUnavailable(f"{engine.card.pipeline} draws no picture: {message}") from fault
+
+
+def _request(engine: PipelineEngine, steps: int | None) -> GenerationRequest:
+    asked: dict[str, Any] = {"num_inference_steps": steps}
     if "image" in engine.card.required:
         defaults, least = engine.card.defaults, 8 * engine.card.size_multiple
         size = {"width": defaults.width or least, "height": defaults.height or least}
         asked |= {"image": "any", "strength": 1.0, **size}  # with less strength none of these few steps would be run
     asked = {name: value for name, value in asked.items() if name in engine.card.parameters}
-    request = engine.card.resolve(GenerationRequest(prompt="a", seed=0, **asked))
-    pair = [request, request.model_copy(update={"prompt": "b", "seed": 1})]
-    drawn = [_draw(engine, one) for one in pair]
-    engine.measured = timed(drawn[-1], request)  # the second: the first one paid for first use
-    alone = [_pixels(one) for one in drawn]
-    worst = prove(engine, pair, alone)
-    for _ in range(MEETINGS - 1):
-        if worst != float("inf"):
-            break
-        # On a busy machine the first may be done before the second begins, which proves nothing. Without another try
-        # this worker would never merge.
-        worst = prove(engine, pair, alone)
-    allowed = ROUNDING[engine.card.dtype]
-    if worst > allowed:
-        engine.batcher.merging = False
-        logger.warning("merging is off: it changes this pipeline's pictures", difference=worst, allowed=allowed)
-    if settings.previews:
-        engine.previewer = fit_previewer(
-            partial(engine.run, observer=NoObserver()), _arguments(engine, pair[0]), alone[0]
-        )
-    if settings.max_batch:
-        engine.capacity = settings.max_batch
-    elif engine.batcher.merging:
-        engine.capacity = measure(engine)
-    logger.info("tasks at a time", capacity=engine.capacity, merging=engine.batcher.merging)
+    return engine.card.resolve(GenerationRequest(prompt="a", seed=0, **asked))
 
 
-def prove(engine: PipelineEngine, pair: list[GenerationRequest], alone: list[Any]) -> float:
-    """Largest pixel difference (0 to 1) between two tasks run together and the same two run ``alone``.
+def _call(engine: PipelineEngine, request: GenerationRequest) -> dict[str, Any]:
+    return _arguments(engine, request) | {"output_type": "np"}
 
-    Infinity if they fail together or never shared a forward: merging stays off unless it was tested.
-    """
-    together: list[Any] = [None, None]
-    batcher = engine.batcher
-    before, usual = batcher.calls - batcher.forwards, (batcher.patience, batcher.most_patience)
-    batcher.patience, batcher.most_patience = 100.0, 5.0  # they must share a forward, however slow this machine is now
 
-    def draw(at: int) -> None:
-        try:
-            together[at] = _pixels(_draw(engine, pair[at]))
-        except Exception as fault:
-            logger.warning("two tasks together failed where each alone did not", fault=str(fault))
-
-    threads = [threading.Thread(target=draw, args=(at,), name="proof") for at in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    batcher.patience, batcher.most_patience = usual
-    if any(picture is None for picture in together) or batcher.calls - batcher.forwards == before:
-        return float("inf")
-    return max(float(np.abs(one - other).max()) for one, other in zip(together, alone, strict=True))
+def _if_it_can(otherwise: str, do: Callable[[], T]) -> T | None:
+    """None, and a line in the log that says so, if it fails: tasks can be drawn all the same."""
+    try:
+        return do()
+    except Exception as fault:
+        logger.warning(f"a measurement failed: {otherwise}", fault=f"{type(fault).__name__}: {fault}")
+        return None
 
 
 def timed(developed: Developed, request: GenerationRequest) -> Measured | None:
@@ -111,14 +102,6 @@ def timed(developed: Developed, request: GenerationRequest) -> Measured | None:
         return None
     step = developed.denoise / request.steps
     return Measured(round(step, 6), round(developed.text + developed.decode, 6), request.width * request.height)
-
-
-def _draw(engine: PipelineEngine, request: GenerationRequest) -> Developed:
-    return engine.run(_arguments(engine, request) | {"output_type": "np"}, NoObserver())
-
-
-def _pixels(developed: Developed) -> Any:
-    return np.asarray(developed.pictures, dtype=np.float32)
 
 
 def _arguments(engine: PipelineEngine, request: GenerationRequest) -> dict[str, Any]:

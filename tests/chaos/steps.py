@@ -36,9 +36,9 @@ def install(path: str) -> None:
         os.write(out, b"".join(line("step", one, len(one._outputs)) for one in passages if isinstance(one, TaskCalls)))
         return outputs(self, group)
 
-    def noted(self: TaskCalls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def noted(self: TaskCalls, args: tuple[Any, ...], kwargs: dict[str, Any], batcher: Batcher | None = None) -> Any:
         fresh = self.first is None
-        answer = through(self, args, kwargs)
+        answer = through(self, args, kwargs, batcher)
         if fresh and self.saved.stored:
             os.write(out, line("replay", self, len(self.saved.stored)))
         return answer

@@ -28,6 +28,8 @@ from handler.settings import BUILT_IN_MODEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 TASKS = range(8)
 TOLERANCE = 1 / 255
 SIDE = 32
@@ -197,15 +199,6 @@ def qwen_image() -> Family:
 
 
 FAMILIES = (stable_diffusion, sdxl, sdxl_img2img, stable_diffusion_3, flux, qwen_image)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_core() -> Iterator[None]:
-    """Models this small are no slower so, and many times faster where other processes want the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda build: build.__name__)

@@ -34,7 +34,6 @@ from ..engine.test_families import (
     assert_right,
     autoencoder,
     flux,
-    one_core,
     qwen_image,
     run_together,
     stable_diffusion,
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     from ..engine.test_families import Family
 
 TOLERANCE = 1  # of 255
-__all__ = ["one_core"]  # small models are no slower so
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def tiny_sdxl(**text: Any) -> Any:

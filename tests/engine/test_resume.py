@@ -163,7 +163,7 @@ def test_a_batch_interrupted_together(exact: PipelineEngine, monkeypatch: pytest
 )
 def test_a_checkpoint_of_something_else_is_passed_over(exact: PipelineEngine, change: Any) -> None:
     request = task(exact)
-    made_by = checkpoint.identity(exact.card, checkpoint.weights_of(exact.batcher.denoiser), request)
+    made_by = checkpoint.identity(exact.card, checkpoint.weights_of([exact.batcher.denoiser]), request)
     tensors = checkpoint.unpack(stop(exact, request, at=3), made_by)
     assert len(tensors) == 3
     other = checkpoint.pack(tensors, change(made_by))
@@ -199,7 +199,7 @@ def test_a_snapshot_during_the_replay_holds_all_that_was_loaded(
 ) -> None:
     request = task(exact)
     body = stop(exact, request, at=7)
-    made_by = checkpoint.identity(exact.card, checkpoint.weights_of(exact.batcher.denoiser), request)
+    made_by = checkpoint.identity(exact.card, checkpoint.weights_of([exact.batcher.denoiser]), request)
     held: list[int] = []
     keep = TaskCalls._keep
 

@@ -71,7 +71,9 @@ def calls_of(
     batcher = Batcher(Answers(answer), compute)
     compute.serve(batcher)
     pipe = types.SimpleNamespace(scheduler=types.SimpleNamespace(timesteps=range(STEPS)))
-    return TaskCalls(batcher, pipe, notes, SavedOutputs(MADE_BY, body))
+    calls = TaskCalls(batcher, notes, SavedOutputs(MADE_BY, body))
+    calls.begin(pipe)
+    return calls
 
 
 def step(calls: TaskCalls, at: int) -> Any:
@@ -130,7 +132,8 @@ def test_an_output_that_cannot_be_saved_is_no_fault(
     calls = calls_of(compute, notes, answer=answer)
     for at in range(3):
         step(calls, at)
-    another = TaskCalls(calls._batcher, calls._pipe, Notes(), SavedOutputs(MADE_BY))
+    another = TaskCalls(calls._batcher, Notes(), SavedOutputs(MADE_BY))
+    another.begin(calls._pipe)
     step(another, 0)
     assert (calls.snapshot(), another.snapshot()) == (b"", b"")
     assert calls.saved_steps() == 0
