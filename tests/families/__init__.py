@@ -1,0 +1,8 @@
+"""Tiny pipelines of every class of diffusers that draws a picture from a prompt: complete, with random weights."""
+
+from __future__ import annotations
+
+from tests.families import rectified_flows, sana_and_kin, unets
+from tests.families.family import Family
+
+FAMILIES: tuple[Family, ...] = (*unets.FAMILIES, *rectified_flows.FAMILIES, *sana_and_kin.FAMILIES)

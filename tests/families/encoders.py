@@ -1,0 +1,57 @@
+"""Tiny text encoders, each beside the tokenizer whose words it knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+
+WIDTH = 32
+HEADS: dict[str, Any] = {"num_attention_heads": 4, "num_hidden_layers": 3}
+SIZE: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 64, **HEADS}
+
+
+def clip(tokenizer: Any, projected: bool = False, **config: Any) -> Any:
+    kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    size = {"vocab_size": len(tokenizer), "projection_dim": WIDTH, "max_position_embeddings": 77}
+    return kind(transformers.CLIPTextConfig(**SIZE, **ends, **{**size, **config}))
+
+
+def t5(tokenizer: Any, **config: Any) -> Any:
+    size = {"d_model": WIDTH, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    return transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(tokenizer), **{**size, **config}))
+
+
+def umt5(tokenizer: Any, **config: Any) -> Any:
+    size = {"d_model": WIDTH, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    return transformers.UMT5EncoderModel(transformers.UMT5Config(vocab_size=len(tokenizer), **{**size, **config}))
+
+
+def gemma2(tokenizer: Any) -> Any:
+    config = transformers.Gemma2Config(**SIZE, head_dim=8, num_key_value_heads=2, vocab_size=len(tokenizer))
+    return transformers.Gemma2Model(config)
+
+
+def gemma(tokenizer: Any) -> Any:
+    config = transformers.GemmaConfig(**SIZE, head_dim=8, num_key_value_heads=2, vocab_size=len(tokenizer))
+    return transformers.GemmaModel(config)
+
+
+def qwen3(tokenizer: Any, whole: bool = False, **config: Any) -> Any:
+    kind = transformers.Qwen3ForCausalLM if whole else transformers.Qwen3Model
+    size = {**SIZE, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": len(tokenizer), **config}
+    return kind(transformers.Qwen3Config(**size))
+
+
+def qwen2_5_vl(tokenizer: Any) -> Any:
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1000000.0}
+    text = {**SIZE, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rope}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def llama(tokenizer: Any, **config: Any) -> Any:
+    size = {**SIZE, "num_key_value_heads": 2, "vocab_size": len(tokenizer), **config}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**size))
