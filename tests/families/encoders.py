@@ -55,3 +55,26 @@ def qwen2_5_vl(tokenizer: Any) -> Any:
 def llama(tokenizer: Any, **config: Any) -> Any:
     size = {**SIZE, "num_key_value_heads": 2, "vocab_size": len(tokenizer), **config}
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**size))
+
+
+def qwen3_vl(tokenizer: Any) -> Any:
+    """Without the head that writes words."""
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 5000000.0}
+    text = {**SIZE, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rope}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+    return transformers.Qwen3VLModel(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
+
+
+def glm(tokenizer: Any) -> Any:
+    size = {**SIZE, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    return transformers.GlmModel(transformers.GlmConfig(**size, pad_token_id=tokenizer.pad_token_id))
+
+
+def bert(tokenizer: Any) -> Any:
+    return transformers.BertModel(transformers.BertConfig(**SIZE, vocab_size=len(tokenizer)))
+
+
+def clip_vision() -> Any:
+    size = {**SIZE, "image_size": 32, "patch_size": 8, "projection_dim": WIDTH}
+    return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**size))

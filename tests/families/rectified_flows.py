@@ -1,4 +1,4 @@
-"""Families whose denoiser is a transformer that predicts a flow, with CLIP, T5 or Qwen as text encoders."""
+"""Families whose denoiser is a transformer that predicts a flow, with CLIP and T5 as text encoders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.families.family import Family, enliven
 SMALL: dict[str, Any] = {"num_layers": 2, "attention_head_dim": 16, "joint_attention_dim": 32}
 
 
-def stable_diffusion_3() -> Any:
+def stable_diffusion_3(pipeline: Any = diffusers.StableDiffusion3Pipeline) -> Any:
     """Three text encoders; the width of the first two together is at most that of the third."""
     clips = tokenizers.clip(), tokenizers.clip(pad_token="!")
     third = tokenizers.t5()
@@ -29,7 +29,7 @@ def stable_diffusion_3() -> Any:
     )
     vae = autoencoders.kl(shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False)
     enliven(denoiser, vae, *texts)
-    return diffusers.StableDiffusion3Pipeline(
+    return pipeline(
         transformer=denoiser,
         vae=vae,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
@@ -61,50 +61,96 @@ def flux() -> Any:
     )
 
 
-def qwen_image() -> Any:
-    """Guidance only where a negative prompt is given."""
-    tokenizer = tokenizers.qwen2()
-    text_encoder, vae = encoders.qwen2_5_vl(tokenizer), autoencoders.qwen_image()
-    denoiser = diffusers.QwenImageTransformer2DModel(
-        **SMALL, in_channels=16, out_channels=4, num_attention_heads=3, axes_dims_rope=(8, 4, 4)
+def aura_flow() -> Any:
+    tokenizer = tokenizers.t5()
+    denoiser = diffusers.AuraFlowTransformer2DModel(
+        sample_size=16,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=encoders.WIDTH,
+        pos_embed_max_size=256,
     )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73)
+    text_encoder, vae = encoders.umt5(tokenizer), autoencoders.kl(scaling_factor=0.13025)
     enliven(denoiser, vae, text_encoder)
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, max_shift=0.9, base_shift=0.5, shift_terminal=0.02, time_shift_type="exponential"
-    )
-    return diffusers.QwenImagePipeline(
+    return diffusers.AuraFlowPipeline(
         transformer=denoiser, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
     )
 
 
-def z_image() -> Any:
-    """Prompts go through the tokenizer's chat template."""
-    tokenizer = tokenizers.qwen2()
-    text_encoder, vae = encoders.qwen3(tokenizer), autoencoders.kl(shift_factor=0.1159, scaling_factor=0.3611)
-    denoiser = diffusers.ZImageTransformer2DModel(
-        in_channels=4,
-        dim=32,
-        n_layers=2,
-        n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
-        cap_feat_dim=encoders.WIDTH,
-        axes_dims=[8, 4, 4],
-        axes_lens=[1024, 64, 64],
-    )
+def _with_t5(pipeline: Any, denoiser: Any, scheduler: Any) -> Any:
+    tokenizer = tokenizers.t5()
+    text_encoder, vae = encoders.t5(tokenizer), autoencoders.kl(shift_factor=0.1159, scaling_factor=0.3611)
     enliven(denoiser, vae, text_encoder)
-    return diffusers.ZImagePipeline(
+    return pipeline(transformer=denoiser, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
+
+
+def chroma() -> Any:
+    denoiser = diffusers.ChromaTransformer2DModel(
+        **SMALL,
+        in_channels=16,
+        num_single_layers=1,
+        num_attention_heads=2,
+        axes_dims_rope=(4, 4, 8),
+        approximator_num_channels=16,
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    return _with_t5(diffusers.ChromaPipeline, denoiser, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+
+
+def bria() -> Any:
+    denoiser = diffusers.BriaTransformer2DModel(
+        **SMALL, in_channels=16, num_single_layers=1, num_attention_heads=2, axes_dims_rope=[0, 8, 8]
+    )
+    return _with_t5(diffusers.BriaPipeline, denoiser, diffusers.FlowMatchEulerDiscreteScheduler())
+
+
+def hidream() -> Any:
+    """Four text encoders; every layer of the fourth is heard."""
+    kinds = tokenizers.clip(248), tokenizers.clip(248), tokenizers.t5(), tokenizers.llama3()
+    texts = [encoders.clip(kind, projected=True, max_position_embeddings=248) for kind in kinds[:2]]
+    texts += [encoders.t5(kinds[2]), encoders.llama(kinds[3])]
+    denoiser = diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_channels=[encoders.WIDTH, encoders.WIDTH],
+        text_emb_dim=2 * encoders.WIDTH,
+        axes_dims_rope=(4, 2, 2),
+        max_resolution=(32, 32),
+        llama_layers=[0, 1],
+        force_inference_output=True,
+    )
+    vae = autoencoders.kl(shift_factor=0.1159, scaling_factor=0.3611)
+    enliven(denoiser, vae, *texts)
+    numbers = "", "_2", "_3", "_4"
+    return diffusers.HiDreamImagePipeline(
         transformer=denoiser,
         vae=vae,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
+        **{f"tokenizer{number}": kind for number, kind in zip(numbers, kinds, strict=True)},
+        **{f"text_encoder{number}": text for number, text in zip(numbers, texts, strict=True)},
     )
+
+
+def stable_diffusion_3_pag() -> Any:
+    return stable_diffusion_3(diffusers.StableDiffusion3PAGPipeline)
 
 
 FAMILIES = (
     Family("StableDiffusion3Pipeline", stable_diffusion_3, (32, 32)),
     Family("FluxPipeline", flux, (32, 32)),
-    Family("QwenImagePipeline", qwen_image, (32, 32), guidance="true_cfg_scale"),
-    Family("ZImagePipeline", z_image, (32, 32)),
+    Family("AuraFlowPipeline", aura_flow, (32, 32)),
+    Family("ChromaPipeline", chroma, (32, 32)),
+    Family("HiDreamImagePipeline", hidream, (32, 32)),
+    Family("BriaPipeline", bria, (32, 32)),
+    Family("StableDiffusion3PAGPipeline", stable_diffusion_3_pag, (32, 32)),
 )

@@ -14,12 +14,10 @@ def _gemma(pipeline: Any, denoiser: Any, vae: Any, scheduler: Any, encoder: Any 
     tokenizer = tokenizers.gemma()
     text_encoder = encoder(tokenizer)
     enliven(denoiser, vae, text_encoder)
-    return pipeline(
-        transformer=denoiser, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer
-    )
+    return pipeline(transformer=denoiser, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
 
 
-def _sana(**config: Any) -> Any:
+def _sana(sample_size: int = 16, **config: Any) -> Any:
     return diffusers.SanaTransformer2DModel(
         patch_size=1,
         in_channels=4,
@@ -31,7 +29,7 @@ def _sana(**config: Any) -> Any:
         cross_attention_head_dim=8,
         cross_attention_dim=16,
         caption_channels=encoders.WIDTH,
-        sample_size=32,
+        sample_size=sample_size,
         **config,
     )
 
@@ -42,7 +40,7 @@ def sana() -> Any:
 
 
 def sana_sprint() -> Any:
-    denoiser = _sana(qk_norm="rms_norm_across_heads", guidance_embeds=True)
+    denoiser = _sana(32, qk_norm="rms_norm_across_heads", guidance_embeds=True)
     scheduler = diffusers.SCMScheduler()
     return _gemma(diffusers.SanaSprintPipeline, denoiser, autoencoders.deep_compression(), scheduler)
 
@@ -69,9 +67,9 @@ def lumina_2() -> Any:
 
 def pixart(pipeline: Any = diffusers.PixArtSigmaPipeline) -> Any:
     tokenizer = tokenizers.t5()
-    text_encoder, vae = encoders.t5(tokenizer), autoencoders.kl(scaling_factor=0.13025)
+    text_encoder, vae = encoders.t5(tokenizer), autoencoders.kl(4, scaling_factor=0.13025)
     denoiser = diffusers.PixArtTransformer2DModel(
-        sample_size=16,
+        sample_size=32,
         num_layers=2,
         patch_size=2,
         attention_head_dim=8,
@@ -93,13 +91,81 @@ def pixart_alpha() -> Any:
     return pixart(diffusers.PixArtAlphaPipeline)
 
 
-UNBINNED = {"use_resolution_binning": False}
-"""Otherwise the picture is drawn at about 1,024 pixels a side and made small."""
+def lumina() -> Any:
+    denoiser = diffusers.LuminaNextDiT2DModel(
+        sample_size=16,
+        hidden_size=32,
+        num_layers=2,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        multiple_of=16,
+        cross_attention_dim=encoders.WIDTH,
+    )
+    vae, scheduler = autoencoders.kl(4, scaling_factor=0.13025), diffusers.FlowMatchEulerDiscreteScheduler()
+    return _gemma(diffusers.LuminaPipeline, denoiser, vae, scheduler, encoders.gemma)
+
+
+def sana_pag() -> Any:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = _gemma(diffusers.SanaPAGPipeline, _sana(), autoencoders.deep_compression(), scheduler)
+    return pipe
+
+
+def pixart_pag() -> Any:
+    return pixart(diffusers.PixArtSigmaPAGPipeline)
+
+
+def hunyuan_dit(pipeline: Any = diffusers.HunyuanDiTPipeline) -> Any:
+    """Draws at one of its own sizes, of about 1,024 pixels a side."""
+    first, second = tokenizers.bert(), tokenizers.t5()
+    texts = encoders.bert(first), encoders.t5(second)
+    denoiser = diffusers.HunyuanDiT2DModel(
+        sample_size=32,
+        num_layers=2,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=3,
+        in_channels=4,
+        hidden_size=24,
+        cross_attention_dim=encoders.WIDTH,
+        cross_attention_dim_t5=encoders.WIDTH,
+        pooled_projection_dim=16,
+    )
+    vae = autoencoders.kl(4, layers_per_block=1, scaling_factor=0.13025)
+    enliven(denoiser, vae, *texts)
+    return pipeline(
+        transformer=denoiser,
+        vae=vae,
+        scheduler=diffusers.DDPMScheduler(
+            beta_start=0.00085,
+            beta_end=0.018,
+            beta_schedule="scaled_linear",
+            prediction_type="v_prediction",
+            steps_offset=1,
+        ),
+        text_encoder=texts[0],
+        tokenizer=first,
+        text_encoder_2=texts[1],
+        tokenizer_2=second,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def hunyuan_dit_pag() -> Any:
+    return hunyuan_dit(diffusers.HunyuanDiTPAGPipeline)
+
 
 FAMILIES = (
-    Family("SanaPipeline", sana, (32, 32), extra=UNBINNED),
-    Family("PixArtSigmaPipeline", pixart, (32, 32), extra=UNBINNED),
+    Family("SanaPipeline", sana, (32, 32)),
+    Family("PixArtSigmaPipeline", pixart, (32, 32)),
     Family("Lumina2Pipeline", lumina_2, (32, 32)),
-    Family("SanaSprintPipeline", sana_sprint, (32, 32), steps=2, extra=UNBINNED),
-    Family("PixArtAlphaPipeline", pixart_alpha, (32, 32), extra=UNBINNED),
+    Family("SanaSprintPipeline", sana_sprint, (32, 32), steps=2),
+    Family("PixArtAlphaPipeline", pixart_alpha, (32, 32)),
+    Family("LuminaPipeline", lumina, (32, 32)),
+    Family("HunyuanDiTPipeline", hunyuan_dit, (32, 32)),
+    Family("SanaPAGPipeline", sana_pag, (32, 32)),
+    Family("PixArtSigmaPAGPipeline", pixart_pag, (32, 32)),
+    Family("HunyuanDiTPAGPipeline", hunyuan_dit_pag, (32, 32)),
 )

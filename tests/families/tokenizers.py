@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertTokenizer,
+    ByT5Tokenizer,
     CLIPTokenizerFast,
     GemmaTokenizer,
     LlamaTokenizer,
@@ -63,9 +64,9 @@ def _pairs(byte_level: bool, first: tuple[str, ...], size: int = 600) -> tuple[d
     return model["vocab"], [tuple(merge) for merge in model["merges"]]
 
 
-def clip(**settings: Any) -> Any:
+def clip(longest: int = 77, **settings: Any) -> Any:
     """The built-in model's, as long as CLIP's."""
-    return CLIPTokenizerFast.from_pretrained(BUILT_IN_MODEL / "tokenizer", model_max_length=77, **settings)
+    return CLIPTokenizerFast.from_pretrained(BUILT_IN_MODEL / "tokenizer", model_max_length=longest, **settings)
 
 
 def t5() -> Any:
@@ -113,6 +114,18 @@ def llama3() -> Any:
     return _fast(specials, bos_token=specials[0], eos_token=specials[1], chat_template=LLAMA_TEMPLATE)
 
 
+def glm() -> Any:
+    """As GLM 4's: padded on the left, two tokens at the beginning."""
+    specials = ("<|endoftext|>", "[gMASK]", "<sop>", "<|user|>")
+    tokenizer = _fast(specials, eos_token=specials[0], pad_token=specials[0], padding_side="left")
+    _begins_with(tokenizer, "[gMASK]", "<sop>")
+    return tokenizer
+
+
+def byt5() -> Any:
+    return ByT5Tokenizer()
+
+
 def _fast(specials: tuple[str, ...], **settings: Any) -> Any:
     vocab, merges = _pairs(byte_level=True, first=specials)
     inner = Tokenizer(models.BPE(vocab=vocab, merges=merges))
@@ -125,9 +138,9 @@ def _fast(specials: tuple[str, ...], **settings: Any) -> Any:
     return tokenizer
 
 
-def _begins_with(tokenizer: Any, token: str) -> None:
+def _begins_with(tokenizer: Any, *first: str) -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=[token, "$A"],
-        pair=[token, "$A", token, "$B"],
-        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token))],
+        single=[*first, "$A"],
+        pair=[*first, "$A", "$B"],
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in first],
     )

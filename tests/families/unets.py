@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers
+import transformers
+from diffusers.pipelines.latent_diffusion import pipeline_latent_diffusion as ldm
 
 from tests.families import autoencoders, encoders, tokenizers
 from tests.families.family import Family, enliven
@@ -99,10 +101,109 @@ def sdxl_pag() -> Any:
     return sdxl(diffusers.StableDiffusionXLPAGPipeline)
 
 
+CROSS: dict[str, Any] = {
+    "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "resnet_time_scale_shift": "scale_shift",
+    "encoder_hid_dim": encoders.WIDTH,
+    "attention_head_dim": 8,
+}
+
+
+def deepfloyd() -> Any:
+    """Draws pixels, without an autoencoder."""
+    tokenizer = tokenizers.t5()
+    text_encoder = encoders.t5(tokenizer)
+    denoiser = unet(
+        **CROSS,
+        in_channels=3,
+        out_channels=6,
+        sample_size=SIDE,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        cross_attention_norm="group_norm",
+        act_fn="gelu",
+        norm_num_groups=16,
+    )
+    enliven(denoiser, text_encoder)
+    scheduler = diffusers.DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        thresholding=True,
+        dynamic_thresholding_ratio=0.95,
+        sample_max_value=1.5,
+        variance_type="learned_range",
+    )
+    return diffusers.IFPipeline(
+        unet=denoiser,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
+
+
+def latent_diffusion() -> Any:
+    """Its latents are an eighth of the picture, whatever its autoencoder is."""
+    tokenizer = tokenizers.bert()
+    config = ldm.LDMBertConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_layers=2,
+        encoder_ffn_dim=64,
+        encoder_attention_heads=4,
+        head_dim=8,
+    )
+    bert, denoiser, vae = ldm.LDMBertModel(config), unet(), autoencoders.kl(4)
+    enliven(bert, denoiser, vae)
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
+    )
+    return diffusers.LDMTextToImagePipeline(
+        vqvae=vae, bert=bert, tokenizer=tokenizer, unet=denoiser, scheduler=scheduler
+    )
+
+
+def kandinsky_22() -> Any:
+    """Two denoisers: a prior turns the prompt into an image's embedding, the U-Net turns that into a picture."""
+    tokenizer = tokenizers.clip()
+    text, vision, movq = (
+        encoders.clip(tokenizer, projected=True),
+        encoders.clip_vision(),
+        autoencoders.vector_quantised(),
+    )
+    prior = diffusers.PriorTransformer(
+        num_attention_heads=2, attention_head_dim=12, embedding_dim=encoders.WIDTH, num_layers=1
+    )
+    denoiser = unet(**CROSS, out_channels=8, addition_embed_type="image", encoder_hid_dim_type="image_proj")
+    enliven(text, vision, movq, prior, denoiser)
+    return diffusers.KandinskyV22CombinedPipeline(
+        unet=denoiser,
+        movq=movq,
+        scheduler=diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, clip_sample=False),
+        prior_prior=prior,
+        prior_image_encoder=vision,
+        prior_text_encoder=text,
+        prior_tokenizer=tokenizer,
+        prior_scheduler=diffusers.UnCLIPScheduler(
+            variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10.0
+        ),
+        prior_image_processor=transformers.CLIPImageProcessor(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+        ),
+    )
+
+
 FAMILIES = (
     Family("StableDiffusionPipeline", stable_diffusion, (32, 32)),
     Family("StableDiffusionXLPipeline", sdxl, (32, 32)),
     Family("LatentConsistencyModelPipeline", latent_consistency, (32, 32)),
     Family("StableDiffusionPAGPipeline", stable_diffusion_pag, (32, 32)),
     Family("StableDiffusionXLPAGPipeline", sdxl_pag, (32, 32)),
+    Family("KandinskyV22CombinedPipeline", kandinsky_22, (32, 32)),
+    Family("IFPipeline", deepfloyd, (32, 32)),
+    Family("LDMTextToImagePipeline", latent_diffusion, (64, 64)),
 )
