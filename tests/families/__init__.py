@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from tests.families import language_models, rectified_flows, sana_and_kin, unets
-from tests.families.family import Family
+from typing import TYPE_CHECKING
+
+from tests.families import language_models, recent, rectified_flows, sana_and_kin, two_stages, unets
+
+if TYPE_CHECKING:
+    from tests.families.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     *unets.FAMILIES,
     *rectified_flows.FAMILIES,
     *language_models.FAMILIES,
     *sana_and_kin.FAMILIES,
+    *two_stages.FAMILIES,
+    *recent.FAMILIES,
 )

@@ -44,7 +44,7 @@ def try_out(family: Family, folder: Path) -> str:
 
 
 def draw(pipe: Any, family: Family, **changed: Any) -> Any:
-    return np.asarray(pipe(**family.call(**changed)).images)
+    return np.asarray(pipe(**family.call(**changed))[0])
 
 
 def main(names: list[str]) -> None:

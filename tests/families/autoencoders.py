@@ -71,12 +71,12 @@ def hunyuan_image() -> Any:
     )
 
 
-def vector_quantised() -> Any:
+def vector_quantised(levels: int = 2) -> Any:
     """Kandinsky's."""
     return diffusers.VQModel(
-        block_out_channels=[32, 64],
-        down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
-        up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+        block_out_channels=[32] * (levels - 1) + [64],
+        down_block_types=["DownEncoderBlock2D"] * (levels - 1) + ["AttnDownEncoderBlock2D"],
+        up_block_types=["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * (levels - 1),
         latent_channels=4,
         layers_per_block=1,
         norm_num_groups=8,
@@ -84,3 +84,9 @@ def vector_quantised() -> Any:
         num_vq_embeddings=12,
         vq_embed_dim=4,
     )
+
+
+def wan() -> Any:
+    """Pictures are videos of one frame to it."""
+    levels = {"base_dim": 8, "dim_mult": [1, 2, 4], "num_res_blocks": 1, "temperal_downsample": [False, True]}
+    return diffusers.AutoencoderKLWan(**levels, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)

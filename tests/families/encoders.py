@@ -78,3 +78,23 @@ def bert(tokenizer: Any) -> Any:
 def clip_vision() -> Any:
     size = {**SIZE, "image_size": 32, "patch_size": 8, "projection_dim": WIDTH}
     return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**size))
+
+
+def mistral_3(tokenizer: Any, layers: int = 31) -> Any:
+    """With eyes, as Flux 2's."""
+    text = {**SIZE, "num_hidden_layers": layers, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    vision = {**SIZE, "num_hidden_layers": 1, "head_dim": 8, "image_size": 32, "patch_size": 8, "model_type": "pixtral"}
+    config = transformers.Mistral3Config(text_config={**text, "model_type": "mistral"}, vision_config=vision)
+    return transformers.Mistral3ForConditionalGeneration(config)
+
+
+def smol_3(tokenizer: Any) -> Any:
+    size = {**SIZE, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(**size))
+
+
+def t5_gemma(tokenizer: Any) -> Any:
+    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
+    size = {**SIZE, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    return T5GemmaEncoder(transformers.T5GemmaModuleConfig(**size, query_pre_attn_scalar=8))

@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 
 from tests.families import autoencoders, encoders, tokenizers
-from tests.families.family import Family, enliven
+from tests.families.family import Family, enliven, sharpen
 
 SMALL: dict[str, Any] = {"num_layers": 2, "attention_head_dim": 16, "joint_attention_dim": encoders.WIDTH}
 
@@ -20,6 +20,7 @@ def qwen_image() -> Any:
         **SMALL, in_channels=16, out_channels=4, num_attention_heads=3, axes_dims_rope=(8, 4, 4)
     )
     enliven(denoiser, vae, text_encoder)
+    sharpen(denoiser)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, max_shift=0.9, base_shift=0.5, shift_terminal=0.02, time_shift_type="exponential"
     )
@@ -92,6 +93,7 @@ def hunyuan_image() -> Any:
     )
     vae = autoencoders.hunyuan_image()
     enliven(denoiser, vae, *texts)
+    sharpen(denoiser)
     guiders = diffusers.guiders
     return diffusers.HunyuanImagePipeline(
         transformer=denoiser,
@@ -135,6 +137,7 @@ def ovis_image() -> Any:
         **SMALL, in_channels=16, out_channels=16, num_single_layers=1, num_attention_heads=2, axes_dims_rope=(4, 4, 8)
     )
     enliven(denoiser, vae, text_encoder)
+    sharpen(denoiser)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
     return diffusers.OvisImagePipeline(
         transformer=denoiser, vae=vae, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer

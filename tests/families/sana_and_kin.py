@@ -107,8 +107,7 @@ def lumina() -> Any:
 
 def sana_pag() -> Any:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipe = _gemma(diffusers.SanaPAGPipeline, _sana(), autoencoders.deep_compression(), scheduler)
-    return pipe
+    return _gemma(diffusers.SanaPAGPipeline, _sana(), autoencoders.deep_compression(), scheduler)
 
 
 def pixart_pag() -> Any:

@@ -24,6 +24,7 @@ TEXT = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment",
     "based on textual prompts or user prompts. Given a user prompt, generate an Enhanced prompt that provides detailed",
     "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the",
+    "system user assistant",
     "objects and background: a red fox, two owls at night, the sea, a green tree on a hill, snow, a house, one cat",
 )
 """What the vocabularies are made of: words of prompts and of the instructions that some pipelines put before them."""
@@ -44,10 +45,15 @@ LLAMA_TEMPLATE = (
     "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] + '<|eot_id|>' }}"
     "{% endfor %}"
 )
+MISTRAL_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + message['content'][0]['text'] + '[/SYSTEM_PROMPT]' }}"
+    "{% else %}{{ '[INST]' + message['content'][0]['text'] + '[/INST]' }}{% endif %}{% endfor %}"
+)
 
 
 @cache
-def _pairs(byte_level: bool, first: tuple[str, ...], size: int = 600) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _pairs(byte_level: bool, first: tuple[str, ...], size: int = 800) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of a byte pair encoding; ``first`` come first in the vocabulary."""
     tokenizer = Tokenizer(models.BPE())
     alphabet = [*CHARACTERS, "▁"]
@@ -112,6 +118,19 @@ def llama3() -> Any:
     """As Llama 3.1's: bytes, <|begin_of_text|> at the beginning, no padding token of its own."""
     specials = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")
     return _fast(specials, bos_token=specials[0], eos_token=specials[1], chat_template=LLAMA_TEMPLATE)
+
+
+def mistral() -> Any:
+    """As Mistral Small 3's: padded on the left, messages between [INST] and [/INST]."""
+    specials = ("<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
+    ends = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return _fast(specials, **ends, padding_side="left", chat_template=MISTRAL_TEMPLATE)
+
+
+def smol() -> Any:
+    """As SmolLM 3's."""
+    specials = ("<|begin_of_text|>", "<|end_of_text|>", *CHAT)
+    return _fast(specials, eos_token=CHAT[1], pad_token=CHAT[1], padding_side="left", chat_template=CHAT_TEMPLATE)
 
 
 def glm() -> Any:

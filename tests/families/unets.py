@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers
-import transformers
 from diffusers.pipelines.latent_diffusion import pipeline_latent_diffusion as ldm
 
 from tests.families import autoencoders, encoders, tokenizers
@@ -167,33 +166,24 @@ def latent_diffusion() -> Any:
     )
 
 
-def kandinsky_22() -> Any:
-    """Two denoisers: a prior turns the prompt into an image's embedding, the U-Net turns that into a picture."""
-    tokenizer = tokenizers.clip()
-    text, vision, movq = (
-        encoders.clip(tokenizer, projected=True),
-        encoders.clip_vision(),
-        autoencoders.vector_quantised(),
+def kandinsky_3() -> Any:
+    tokenizer = tokenizers.t5()
+    text_encoder, movq = encoders.t5(tokenizer), autoencoders.vector_quantised(4)
+    denoiser = diffusers.Kandinsky3UNet(
+        time_embedding_dim=16,
+        groups=2,
+        attention_head_dim=4,
+        layers_per_block=2,
+        block_out_channels=(16, 32),
+        cross_attention_dim=16,
+        encoder_hid_dim=encoders.WIDTH,
     )
-    prior = diffusers.PriorTransformer(
-        num_attention_heads=2, attention_head_dim=12, embedding_dim=encoders.WIDTH, num_layers=1
+    enliven(text_encoder, movq, denoiser)
+    scheduler = diffusers.DDPMScheduler(
+        beta_start=0.00085, beta_end=0.02, beta_schedule="squaredcos_cap_v2", steps_offset=1, clip_sample=False
     )
-    denoiser = unet(**CROSS, out_channels=8, addition_embed_type="image", encoder_hid_dim_type="image_proj")
-    enliven(text, vision, movq, prior, denoiser)
-    return diffusers.KandinskyV22CombinedPipeline(
-        unet=denoiser,
-        movq=movq,
-        scheduler=diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, clip_sample=False),
-        prior_prior=prior,
-        prior_image_encoder=vision,
-        prior_text_encoder=text,
-        prior_tokenizer=tokenizer,
-        prior_scheduler=diffusers.UnCLIPScheduler(
-            variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10.0
-        ),
-        prior_image_processor=transformers.CLIPImageProcessor(
-            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-        ),
+    return diffusers.Kandinsky3Pipeline(
+        tokenizer=tokenizer, text_encoder=text_encoder, unet=denoiser, scheduler=scheduler, movq=movq
     )
 
 
@@ -203,7 +193,7 @@ FAMILIES = (
     Family("LatentConsistencyModelPipeline", latent_consistency, (32, 32)),
     Family("StableDiffusionPAGPipeline", stable_diffusion_pag, (32, 32)),
     Family("StableDiffusionXLPAGPipeline", sdxl_pag, (32, 32)),
-    Family("KandinskyV22CombinedPipeline", kandinsky_22, (32, 32)),
     Family("IFPipeline", deepfloyd, (32, 32)),
     Family("LDMTextToImagePipeline", latent_diffusion, (64, 64)),
+    Family("Kandinsky3Pipeline", kandinsky_3, (64, 64)),
 )
