@@ -66,4 +66,5 @@ def main(names: list[str]) -> None:
         print(f"{family.name}: {line}", flush=True)
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])

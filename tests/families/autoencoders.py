@@ -87,6 +87,6 @@ def vector_quantised(levels: int = 2) -> Any:
 
 
 def wan() -> Any:
-    """Pictures are videos of one frame to it."""
-    levels = {"base_dim": 8, "dim_mult": [1, 2, 4], "num_res_blocks": 1, "temperal_downsample": [False, True]}
+    """Makes a sixteenth of a picture, which is a video of one frame to it."""
+    levels = {"base_dim": 8, "dim_mult": [1, 1, 1, 1, 1], "num_res_blocks": 1, "temperal_downsample": [False] * 4}
     return diffusers.AutoencoderKLWan(**levels, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)

@@ -57,13 +57,21 @@ def llama(tokenizer: Any, **config: Any) -> Any:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**size))
 
 
-def qwen3_vl(tokenizer: Any) -> Any:
-    """Without the head that writes words."""
+def qwen3_vl(tokenizer: Any, whole: bool = False, **config: Any) -> Any:
+    """Without the head that writes words if not ``whole``."""
+    kind = transformers.Qwen3VLForConditionalGeneration if whole else transformers.Qwen3VLModel
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 5000000.0}
     text = {**SIZE, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rope}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    text |= config
+    vision: dict[str, Any] = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+    }
     vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
-    return transformers.Qwen3VLModel(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
+    return kind(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
 
 
 def glm(tokenizer: Any) -> Any:
@@ -80,21 +88,26 @@ def clip_vision() -> Any:
     return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**size))
 
 
-def mistral_3(tokenizer: Any, layers: int = 31) -> Any:
-    """With eyes, as Flux 2's."""
+def mistral_3(tokenizer: Any, whole: bool = True) -> Any:
+    """With eyes, as Flux 2's; as Ernie's if not ``whole``."""
+    kind = transformers.Mistral3ForConditionalGeneration if whole else transformers.Mistral3Model
+    layers = 31 if whole else 3
     text = {**SIZE, "num_hidden_layers": layers, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
     vision = {**SIZE, "num_hidden_layers": 1, "head_dim": 8, "image_size": 32, "patch_size": 8, "model_type": "pixtral"}
     config = transformers.Mistral3Config(text_config={**text, "model_type": "mistral"}, vision_config=vision)
-    return transformers.Mistral3ForConditionalGeneration(config)
+    return kind(config)
 
 
 def smol_3(tokenizer: Any) -> Any:
-    size = {**SIZE, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    return transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(**size))
+    """Thin, for Bria's pipeline knows the number of the first token: the vocabulary is as large as the real one's."""
+    size = {**SIZE, "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    words = {"vocab_size": 128256, "pad_token_id": tokenizer.pad_token_id}
+    return transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(**size, **words))
 
 
-def t5_gemma(tokenizer: Any) -> Any:
-    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+def multilingual_clip(tokenizer: Any) -> Any:
+    """Kandinsky 2.1's."""
+    from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 
-    size = {**SIZE, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
-    return T5GemmaEncoder(transformers.T5GemmaModuleConfig(**size, query_pre_attn_scalar=8))
+    size = {**SIZE, "vocab_size": len(tokenizer), "max_position_embeddings": 514, "pad_token_id": 1}
+    return MultilingualCLIP(MCLIPConfig(numDims=WIDTH, transformerDimensions=WIDTH, **size))

@@ -44,14 +44,14 @@ def enliven(*models: torch.nn.Module) -> None:
     for model in models:
         model.eval()
         for parameter in model.parameters():
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 and parameter.numel():
                 inputs = parameter[0].numel()
                 embeds = parameter.shape[0] > 100
                 torch.nn.init.normal_(parameter, std=1.0 if embeds else inputs**-0.5)
 
 
 def sharpen(denoiser: torch.nn.Module) -> None:
-    """Let every token attend to few others: among hundreds of padding tokens those of the prompt would weigh nothing."""
+    """Let tokens attend to few others: among hundreds of padding tokens those of the prompt would weigh nothing."""
     with torch.no_grad():
         for name, parameter in denoiser.named_parameters():
             if name.endswith(("norm_k.weight", "norm_added_k.weight")):

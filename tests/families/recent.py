@@ -99,8 +99,8 @@ def bria_fibo() -> Any:
     """Every layer of the text encoder is heard by a layer of the transformer."""
     tokenizer = tokenizers.smol()
     denoiser = diffusers.BriaFiboTransformer2DModel(
-        **{**SMALL, **FLUX, "in_channels": 4, "joint_attention_dim": 2 * WIDTH},
-        text_encoder_dim=WIDTH,
+        **{**SMALL, **FLUX, "in_channels": 4, "joint_attention_dim": 16},
+        text_encoder_dim=8,
         axes_dims_rope=[0, 8, 8],
     )
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
@@ -133,16 +133,121 @@ def cogview_3() -> Any:
     return _assembled(diffusers.CogView3PlusPipeline, denoiser, autoencoders.kl(), scheduler, text)
 
 
-def prx() -> Any:
-    tokenizer = tokenizers.gemma()
-    tokenizer.model_max_length = 256
-    denoiser = diffusers.PRXTransformer2DModel(
-        in_channels=4, context_in_dim=WIDTH, hidden_size=32, mlp_ratio=2.0, num_heads=2, depth=2, axes_dim=[8, 8]
+def ernie_image() -> Any:
+    """Without the model that makes prompts longer."""
+    tokenizer = tokenizers.mistral()
+    denoiser = diffusers.ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=64,
+        in_channels=16,
+        out_channels=16,
+        text_in_dim=WIDTH,
+        rope_axes_dim=(4, 4, 8),
     )
-    text = encoders.t5_gemma(tokenizer), tokenizer
+    text = encoders.mistral_3(tokenizer, whole=False), tokenizer
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    vae = autoencoders.kl(4, shift_factor=0.1159, scaling_factor=0.3611)
-    return _assembled(diffusers.PRXPipeline, denoiser, vae, scheduler, text, default_sample_size=256)
+    return _assembled(diffusers.ErnieImagePipeline, denoiser, autoencoders.flux_2(), scheduler, text)
+
+
+def nucleus() -> Any:
+    """Hears the eighth layer from the end; the tokenizer stands for a processor, which needs torchvision."""
+    tokenizer = tokenizers.qwen2()
+    denoiser = diffusers.NucleusMoEImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=5,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 4, 8),
+        num_experts=4,
+        moe_intermediate_dim=16,
+        capacity_factors=2.0,
+    )
+    text_encoder, vae = encoders.qwen3_vl(tokenizer, whole=True, num_hidden_layers=9), autoencoders.qwen_image()
+    enliven(denoiser, text_encoder, vae)
+    return diffusers.NucleusMoEImagePipeline(
+        transformer=denoiser,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=text_encoder,
+        processor=tokenizer,
+    )
+
+
+def amused() -> Any:
+    """Picks the codes of a picture's tokens, a few more at each step, and decodes them."""
+    tokenizer = tokenizers.clip()
+    text_encoder = encoders.clip(tokenizer, projected=True)
+    denoiser = diffusers.UVit2DModel(
+        hidden_size=32,
+        cond_embed_dim=WIDTH,
+        micro_cond_encode_dim=2,
+        micro_cond_embed_dim=10,
+        encoder_hidden_size=WIDTH,
+        vocab_size=33,
+        codebook_size=32,
+        in_channels=32,
+        block_out_channels=32,
+        num_res_blocks=1,
+        downsample=True,
+        upsample=True,
+        block_num_heads=1,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=32,
+        sample_size=16,
+    )
+    vqvae = diffusers.VQModel(
+        block_out_channels=(16, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=32,
+        layers_per_block=2,
+        norm_num_groups=8,
+        num_vq_embeddings=32,
+        vq_embed_dim=32,
+        mid_block_add_attention=False,
+        lookup_from_codebook=True,
+    )
+    enliven(denoiser, text_encoder, vqvae)
+    return diffusers.AmusedPipeline(
+        vqvae=vqvae,
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        transformer=denoiser,
+        scheduler=diffusers.AmusedScheduler(mask_token_id=32),
+    )
+
+
+def ideogram_4() -> Any:
+    """Two transformers, with and without the prompt; the stock call fixes the guidance of each of 48 steps."""
+    tokenizer = tokenizers.qwen2()
+    text_encoder, vae = encoders.qwen3_vl(tokenizer, num_hidden_layers=36), autoencoders.flux_2()
+    denoisers = [
+        diffusers.Ideogram4Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            intermediate_size=32,
+            adaln_dim=16,
+            llm_features_dim=13 * WIDTH,
+            mrope_section=(4, 2, 2),
+        )
+        for _ in range(2)
+    ]
+    enliven(text_encoder, vae, *denoisers)
+    return diffusers.Ideogram4Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        transformer=denoisers[0],
+        unconditional_transformer=denoisers[1],
+    )
 
 
 FAMILIES = (
@@ -150,7 +255,10 @@ FAMILIES = (
     Family("LongCatImagePipeline", longcat_image, (32, 32), extra={"enable_prompt_rewrite": False}),
     Family("Flux2Pipeline", flux_2, (32, 32)),
     Family("FluxKontextPipeline", flux_kontext, (32, 32), extra={"max_area": 1024, "_auto_resize": False}),
-    Family("BriaFiboPipeline", bria_fibo, (32, 32)),
+    Family("BriaFiboPipeline", bria_fibo, (64, 64)),
     Family("CogView3PlusPipeline", cogview_3, (32, 32)),
-    Family("PRXPipeline", prx, (32, 32)),
+    Family("ErnieImagePipeline", ernie_image, (32, 32)),
+    Family("NucleusMoEImagePipeline", nucleus, (32, 32)),
+    Family("AmusedPipeline", amused, (32, 32)),
+    Family("Ideogram4Pipeline", ideogram_4, (256, 256), steps=48),
 )

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Tokenizer,
     T5Tokenizer,
+    XLMRobertaTokenizer,
 )
 
 from handler.settings import BUILT_IN_MODEL
@@ -75,11 +76,18 @@ def clip(longest: int = 77, **settings: Any) -> Any:
     return CLIPTokenizerFast.from_pretrained(BUILT_IN_MODEL / "tokenizer", model_max_length=longest, **settings)
 
 
-def t5() -> Any:
+def _pieces(*first: str) -> list[tuple[str, float]]:
     words = sorted({f"▁{word.strip(',.:')}" for line in TEXT for word in line.split()})
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    pieces += [(character, -6.0) for character in CHARACTERS] + [(word, -4.0) for word in words]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    special = [(token, 0.0) for token in first]
+    return [*special, ("▁", -2.0), *((one, -6.0) for one in CHARACTERS), *((word, -4.0) for word in words)]
+
+
+def t5() -> Any:
+    return T5Tokenizer(vocab=_pieces("<pad>", "</s>", "<unk>"), extra_ids=0, model_max_length=512)
+
+
+def xlm_roberta() -> Any:
+    return XLMRobertaTokenizer(vocab=_pieces("<s>", "<pad>", "</s>", "<unk>"), model_max_length=512)
 
 
 def bert() -> Any:

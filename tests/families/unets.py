@@ -100,6 +100,18 @@ def sdxl_pag() -> Any:
     return sdxl(diffusers.StableDiffusionXLPAGPipeline)
 
 
+def panorama() -> Any:
+    return stable_diffusion(diffusers.StableDiffusionPanoramaPipeline)
+
+
+def safe() -> Any:
+    return stable_diffusion(diffusers.StableDiffusionPipelineSafe)
+
+
+def semantic() -> Any:
+    return stable_diffusion(diffusers.SemanticStableDiffusionPipeline)
+
+
 CROSS: dict[str, Any] = {
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
     "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
@@ -196,4 +208,7 @@ FAMILIES = (
     Family("IFPipeline", deepfloyd, (32, 32)),
     Family("LDMTextToImagePipeline", latent_diffusion, (64, 64)),
     Family("Kandinsky3Pipeline", kandinsky_3, (64, 64)),
+    Family("StableDiffusionPanoramaPipeline", panorama, (32, 32)),
+    Family("StableDiffusionPipelineSafe", safe, (32, 32)),
+    Family("SemanticStableDiffusionPipeline", semantic, (32, 32)),
 )
