@@ -111,3 +111,7 @@ def multilingual_clip(tokenizer: Any) -> Any:
 
     size = {**SIZE, "vocab_size": len(tokenizer), "max_position_embeddings": 514, "pad_token_id": 1}
     return MultilingualCLIP(MCLIPConfig(numDims=WIDTH, transformerDimensions=WIDTH, **size))
+
+
+def siglip_2() -> Any:
+    return transformers.Siglip2VisionModel(transformers.Siglip2VisionConfig(**SIZE, num_patches=16))

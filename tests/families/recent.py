@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers
+import transformers
 
 from tests.families import autoencoders, encoders, tokenizers
 from tests.families.family import Family, enliven, sharpen
@@ -69,30 +70,6 @@ def flux_2() -> Any:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
     text = encoders.mistral_3(tokenizer), tokenizer
     return _assembled(diffusers.Flux2Pipeline, denoiser, autoencoders.flux_2(), scheduler, text)
-
-
-def flux_kontext() -> Any:
-    """Draws without a picture to start from as well."""
-    clip, tokenizer = tokenizers.clip(), tokenizers.t5()
-    first = encoders.clip(clip)
-    enliven(first)
-    denoiser = diffusers.FluxTransformer2DModel(
-        **SMALL, **FLUX, pooled_projection_dim=WIDTH, guidance_embeds=True, axes_dims_rope=(4, 4, 8)
-    )
-    vae = autoencoders.kl(shift_factor=0.1159, scaling_factor=0.3611)
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
-    enliven(denoiser, vae)
-    second = encoders.t5(tokenizer)
-    enliven(second)
-    return diffusers.FluxKontextPipeline(
-        transformer=denoiser,
-        vae=vae,
-        scheduler=scheduler,
-        text_encoder=first,
-        tokenizer=clip,
-        text_encoder_2=second,
-        tokenizer_2=tokenizer,
-    )
 
 
 def bria_fibo() -> Any:
@@ -250,15 +227,39 @@ def ideogram_4() -> Any:
     )
 
 
+def z_image_omni() -> Any:
+    """Draws without pictures to look at as well."""
+    tokenizer = tokenizers.qwen2()
+    denoiser = diffusers.ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        siglip_feat_dim=WIDTH,
+        axes_dims=[8, 4, 4],
+        axes_lens=[1024, 64, 64],
+    )
+    eyes = encoders.siglip_2()
+    enliven(eyes)
+    vae = autoencoders.kl(shift_factor=0.1159, scaling_factor=0.3611)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    text = encoders.qwen3(tokenizer), tokenizer
+    others = {"siglip": eyes, "siglip_processor": transformers.Siglip2ImageProcessor()}
+    return _assembled(diffusers.ZImageOmniPipeline, denoiser, vae, scheduler, text, **others)
+
+
 FAMILIES = (
     Family("Kandinsky5T2IPipeline", kandinsky_5, (64, 64)),
     Family("LongCatImagePipeline", longcat_image, (32, 32), extra={"enable_prompt_rewrite": False}),
     Family("Flux2Pipeline", flux_2, (32, 32)),
-    Family("FluxKontextPipeline", flux_kontext, (32, 32), extra={"max_area": 1024, "_auto_resize": False}),
     Family("BriaFiboPipeline", bria_fibo, (64, 64)),
     Family("CogView3PlusPipeline", cogview_3, (32, 32)),
     Family("ErnieImagePipeline", ernie_image, (32, 32)),
     Family("NucleusMoEImagePipeline", nucleus, (32, 32)),
     Family("AmusedPipeline", amused, (32, 32)),
-    Family("Ideogram4Pipeline", ideogram_4, (256, 256), steps=48),
+    Family("Ideogram4Pipeline", ideogram_4, (64, 64), extra={"guidance_scale": 7.0, "guidance_schedule": None}),
+    Family("ZImageOmniPipeline", z_image_omni, (32, 32)),
 )

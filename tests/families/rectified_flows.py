@@ -42,7 +42,7 @@ def stable_diffusion_3(pipeline: Any = diffusers.StableDiffusion3Pipeline) -> An
     )
 
 
-def flux() -> Any:
+def flux(pipeline: Any = diffusers.FluxPipeline) -> Any:
     """Guidance is an argument of the transformer."""
     clip, t5 = tokenizers.clip(), tokenizers.t5()
     texts = encoders.clip(clip), encoders.t5(t5)
@@ -50,7 +50,7 @@ def flux() -> Any:
     denoiser = diffusers.FluxTransformer2DModel(**SMALL, **size, guidance_embeds=True, axes_dims_rope=(4, 4, 8))
     vae = autoencoders.kl(shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False)
     enliven(denoiser, vae, *texts)
-    return diffusers.FluxPipeline(
+    return pipeline(
         transformer=denoiser,
         vae=vae,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
@@ -141,6 +141,11 @@ def hidream() -> Any:
     )
 
 
+def flux_kontext() -> Any:
+    """Draws without a picture to start from as well, at its own size unless told not to."""
+    return flux(diffusers.FluxKontextPipeline)
+
+
 def stable_diffusion_3_pag() -> Any:
     return stable_diffusion_3(diffusers.StableDiffusion3PAGPipeline)
 
@@ -153,4 +158,5 @@ FAMILIES = (
     Family("HiDreamImagePipeline", hidream, (32, 32)),
     Family("BriaPipeline", bria, (32, 32)),
     Family("StableDiffusion3PAGPipeline", stable_diffusion_3_pag, (32, 32)),
+    Family("FluxKontextPipeline", flux_kontext, (32, 32), extra={"max_area": 1024, "_auto_resize": False}),
 )
