@@ -199,6 +199,39 @@ def kandinsky_3() -> Any:
     )
 
 
+def dream_lite(pipeline: Any = diffusers.DreamLitePipeline) -> Any:
+    """With a language model as text encoder; the tokenizer stands for a processor, which needs torchvision."""
+    tokenizer = tokenizers.qwen2()
+    text_encoder = encoders.qwen3_vl(tokenizer, whole=True)
+    vae = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(16, 16),
+        decoder_block_out_channels=(16, 16),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+    denoiser = diffusers.DreamLiteUNetModel(
+        block_out_channels=(16, 32, 32),
+        layers_per_block=1,
+        sample_size=SIDE // 2,
+        norm_num_groups=8,
+        attention_head_dim=8,
+        cross_attention_dim=encoders.WIDTH,
+    )
+    enliven(text_encoder, vae, denoiser)
+    return pipeline(
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        processor=tokenizer,
+        vae=vae,
+        unet=denoiser,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+    )
+
+
+def dream_lite_mobile() -> Any:
+    return dream_lite(diffusers.DreamLiteMobilePipeline)
+
+
 FAMILIES = (
     Family("StableDiffusionPipeline", stable_diffusion, (32, 32)),
     Family("StableDiffusionXLPipeline", sdxl, (32, 32)),
@@ -211,4 +244,6 @@ FAMILIES = (
     Family("StableDiffusionPanoramaPipeline", panorama, (32, 32)),
     Family("StableDiffusionPipelineSafe", safe, (32, 32)),
     Family("SemanticStableDiffusionPipeline", semantic, (32, 32)),
+    Family("DreamLitePipeline", dream_lite, (32, 32)),
+    Family("DreamLiteMobilePipeline", dream_lite_mobile, (32, 32)),
 )
