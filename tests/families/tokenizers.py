@@ -12,7 +12,6 @@ from transformers import (
     ByT5Tokenizer,
     CLIPTokenizerFast,
     GemmaTokenizer,
-    LlamaTokenizer,
     PreTrainedTokenizerFast,
     Qwen2Tokenizer,
     T5Tokenizer,
@@ -110,15 +109,6 @@ def gemma() -> Any:
     vocab, merges = _pairs(byte_level=False, first=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *bytes_), size=900)
     tokenizer = GemmaTokenizer(vocab=vocab, merges=merges)
     _begins_with(tokenizer, "<bos>")
-    return tokenizer
-
-
-def llama(**settings: Any) -> Any:
-    """As Llama 2's: padded on the left."""
-    bytes_ = tuple(f"<0x{byte:02X}>" for byte in range(256))
-    vocab, merges = _pairs(byte_level=False, first=("<unk>", "<s>", "</s>", *bytes_), size=900)
-    tokenizer = LlamaTokenizer(vocab=vocab, merges=merges, **settings)
-    _begins_with(tokenizer, "<s>")
     return tokenizer
 
 
