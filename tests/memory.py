@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from handler.aws.s3 import Stored
-from handler.aws.store import HealthReport, OpenTask, Upload, index_name
+from handler.aws.store import AGAIN, HealthReport, OpenTask, Upload, index_name
 from handler.contract.ids import MAX_UPLOAD, TASK_ID, TENANT
 from handler.errors import FieldError, InvalidRequest, LostRace, NotFound, ServiceFault
 
@@ -169,12 +169,12 @@ class MemoryStore:
         self._put(f"{self._prefix}index/{index_name(record.task_id, record.created_at)}", b"")
         self.open(record.task_id)
 
-    def open(self, task_id: str) -> None:
-        self._put(self._open_key(task_id), b"")
+    def open(self, task_id: str, *, again: bool = False) -> None:
+        self._put(self._open_key(task_id) + AGAIN * again, b"")
 
-    def close(self, task_id: str) -> None:
+    def close(self, task_id: str, *, again: bool = False) -> None:
         try:
-            self._delete(self._open_key(task_id))
+            self._delete(self._open_key(task_id) + AGAIN * again)
         except ServiceFault:
             """A failure leaves the entry to the doctor."""
 
@@ -182,9 +182,7 @@ class MemoryStore:
         for key in self._do("list open/", lambda: self.bucket.under("open/", f"open/{after or ''}")):
             there = self.bucket.objects.get(key)
             if there is not None:
-                name = key.removeprefix("open/")
-                tenant, _, task_id = name.partition("/")
-                yield OpenTask(None if tenant == "-" else tenant, task_id, there.at, name)
+                yield OpenTask.named(key.removeprefix("open/"), there.at)
 
     def objects_of(self, task_id: str) -> dict[str, datetime]:
         prefix, record = self._key(task_id, ""), self.record_key(task_id)

@@ -82,6 +82,10 @@ class HealthReport:
     old: bool = False
 
 
+AGAIN = "/again"
+"""Ends the place in the list of a task that had ended before; no task's name has a slash."""
+
+
 @dataclass(frozen=True)
 class OpenTask:
     """A task that somebody has to come for: ``since`` is when it was listed, by S3's clock; ``name`` its place in the
@@ -92,6 +96,16 @@ class OpenTask:
     task_id: str
     since: datetime
     name: str
+
+    @classmethod
+    def named(cls, name: str, since: datetime) -> OpenTask:
+        tenant, _, task_id = name.partition("/")
+        return cls(None if tenant == NO_TENANT else tenant, task_id.removesuffix(AGAIN), since, name)
+
+    @property
+    def again(self) -> bool:
+        """Whether it had ended before."""
+        return self.name.endswith(AGAIN)
 
 
 class TaskStore:
@@ -188,14 +202,20 @@ class TaskStore:
             s3.put(self._s3, f"{self._prefix}index/{name}", b"", "index the task")
             opened.result()
 
-    def open(self, task_id: str) -> None:
-        """Lists the task as one that somebody has to come for, from now on."""
-        s3.put(self._s3, self._open_key(task_id), b"", "list the open task")
+    def open(self, task_id: str, *, again: bool = False) -> None:
+        """Lists the task as one that somebody has to come for, from now on.
 
-    def close(self, task_id: str) -> None:
-        """The task has ended and left nothing behind. A failure leaves the entry to the doctor."""
+        ``again``: it had ended, and is listed under a second name: whoever ended it may be late in taking it off the
+        list, and must not take off what has begun since.
+        """
+        s3.put(self._s3, self._open_key(task_id) + AGAIN * again, b"", "list the open task")
+
+    def close(self, task_id: str, *, again: bool = False) -> None:
+        """The task has ended and left nothing behind. A failure leaves the entry to the doctor, as all that are listed
+        ``again`` are left to it.
+        """
         try:
-            s3.delete(self._s3, self._open_key(task_id), "take the task off the list")
+            s3.delete(self._s3, self._open_key(task_id) + AGAIN * again, "take the task off the list")
         except ServiceFault as fault:
             logger.warning("an ended task stays listed as open", task_id=task_id, fault=fault.message)
 
@@ -210,8 +230,7 @@ class TaskStore:
             for chunk in obstore.list(self._s3, "open/", offset=f"open/{after}" if after else None, chunk_size=1000):
                 for meta in chunk:
                     name = str(meta["path"]).removeprefix("open/")
-                    tenant, _, task_id = name.partition("/")
-                    yield OpenTask(None if tenant == NO_TENANT else tenant, task_id, meta["last_modified"], name)
+                    yield OpenTask.named(name, meta["last_modified"])
 
     def objects_of(self, task_id: str) -> dict[str, datetime]:
         """The keys of a task's objects beside its record, and when each was written."""

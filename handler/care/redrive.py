@@ -39,13 +39,13 @@ class Redrive:
         if dry_run or again.request is None:
             return again
         # Listed first: should this process die before the send, the doctor comes for the task.
-        self._store.open(task_id)
+        self._store.open(task_id, again=True)
         try:
             self._store.change(stored, again)
         except LostRace as lost:
             raise Conflict("the task has just moved") from lost
         # Once more: a doctor who cleared up after the failed task may have struck it off meanwhile.
-        self._store.open(task_id)
+        self._store.open(task_id, again=True)
         # A crash here leaves a pending task without a message, which the doctor finds.
         self._queue.send(again.pointer())
         return again

@@ -79,8 +79,11 @@ class Doctor:
         self._sends = 0
         findings: list[Finding] = []
         place: str | None = None
+        seen: set[tuple[str | None, str]] = set()
         for one, stored in self._listed(self._store.read_doctors_place() if fix else None):
-            if (finding := self._look(one, stored, fix)) is not None:
+            second = (one.tenant, one.task_id) in seen
+            seen.add((one.tenant, one.task_id))
+            if (finding := self._look(one, stored, fix, second=second)) is not None and not second:
                 logger.warning("found", **finding.to_json())
                 findings.append(finding)
             if self._sends >= MOST_SENDS:
@@ -101,14 +104,15 @@ class Doctor:
     def _read(self, one: OpenTask) -> Stored | None:
         return self._store.for_tenant(one.tenant).read(one.task_id)
 
-    def _look(self, one: OpenTask, stored: Stored | None, fix: bool) -> Finding | None:
+    def _look(self, one: OpenTask, stored: Stored | None, fix: bool, *, second: bool) -> Finding | None:
+        """``second``: the task has just been looked at under its other name."""
         store = self._store.for_tenant(one.tenant)
         if stored is None:
             # Its caller's process died before it wrote the record, or the record's retention is over.
             left = store.objects_of(one.task_id)
             if fix:
                 store.delete_objects(left)
-                self._close(store, one.task_id)
+                self._close(store, one)
             return Finding("listed without a record", one.task_id, one.since, fix, one.tenant)
         try:
             record = Record.from_json(stored.body)
@@ -116,8 +120,8 @@ class Doctor:
             logger.error("a record cannot be read", task_id=one.task_id, fault=fault.errors(include_input=False)[:3])
             return Finding("unreadable record", one.task_id, one.since, mended=False, tenant=one.tenant)
         if record.status in TERMINAL:
-            return self._clear_up(store, stored, record, fix)
-        return self._come_for(store, one, stored, record, fix)
+            return self._clear_up(store, one, stored, record, fix)
+        return None if second else self._come_for(store, one, stored, record, fix)
 
     def _come_for(self, store: TaskStore, one: OpenTask, stored: Stored, record: Record, fix: bool) -> Finding | None:
         age = timedelta(seconds=store.age(stored))
@@ -157,7 +161,7 @@ class Doctor:
         self._queue.send(moved.pointer())
         return True
 
-    def _clear_up(self, store: TaskStore, stored: Stored, record: Record, fix: bool) -> Finding | None:
+    def _clear_up(self, store: TaskStore, one: OpenTask, stored: Stored, record: Record, fix: bool) -> Finding | None:
         """Images of attempts that lost their task, checkpoints, previews: deleted once nobody can be writing them."""
         if store.age(stored) < ORPHANED_AFTER.total_seconds():
             return None
@@ -167,15 +171,15 @@ class Doctor:
         left = {key for key in left if store.attempt_of(key) <= record.attempt}
         if fix:
             store.delete_objects(left)
-            self._close(store, record.task_id)
+            self._close(store, one)
         return Finding("left behind", record.task_id, ended, fix, record.tenant) if left else None
 
-    def _close(self, store: TaskStore, task_id: str) -> None:
+    def _close(self, store: TaskStore, one: OpenTask) -> None:
         """Takes the task off the list, and puts it back if it has begun anew since its record was read."""
-        store.close(task_id)
-        stored = store.read(task_id)
+        store.close(one.task_id, again=one.again)
+        stored = store.read(one.task_id)
         if stored is not None and Record.from_json(stored.body).status not in TERMINAL:
-            store.open(task_id)
+            store.open(one.task_id, again=one.again)
 
 
 def build(settings: Settings) -> Doctor:

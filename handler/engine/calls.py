@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .preview import LatentPreviewer
 
 
+INPUTS = (("sample", "hidden_states"), ("timestep", "timesteps"))
+"""What networks call the latents, and the time."""
+
+
 class SavedOutputs:
     """A task's denoiser outputs from a checkpoint, on the host, read on first use.
 
@@ -47,8 +51,8 @@ class CountedStep:
         return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CountedStep:
-        """Of a scheduler that its pipeline copies, the copy's."""
-        return CountedStep(memo[id(self._scheduler)], self._told)
+        """Of a scheduler that its pipeline copies, the copy's; of a copy of its state alone, its own."""
+        return CountedStep(memo.get(id(self._scheduler), self._scheduler), self._told)
 
 
 class TaskCalls:
@@ -170,12 +174,12 @@ class TaskCalls:
             return b""
         batcher, args, kwargs = self._seen
         called, answer = batcher.bind(args, kwargs), self._last
-        sample = called.get("sample", called.get("hidden_states"))
-        if not (isinstance(sample, torch.Tensor) and isinstance(answer, torch.Tensor)):
+        sample, time = (called.get(name, called.get(other)) for name, other in INPUTS)
+        if time is None or not (isinstance(sample, torch.Tensor) and isinstance(answer, torch.Tensor)):
             return b""
         if sample.ndim != 4 or sample.shape != answer.shape:
             return b""
-        return self.previewer.jpeg(predict_x0(self._pipe.scheduler, sample, called["timestep"], answer))
+        return self.previewer.jpeg(predict_x0(self._pipe.scheduler, sample, time, answer))
 
     def _steps(self) -> int:
         """Steps of the pipeline's loop, which skips the scheduler's first ones when it starts from an input image."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     Call = dict[str, Any]
     """A pipeline's arguments, made anew each time: a generator that has drawn is another one."""
 
-ROUNDING = {"float32": 1 / 255, "float16": 16 / 255, "bfloat16": 32 / 255}
-"""Largest pixel difference (0 to 1) that the dtype's rounding explains after a few steps."""
+ROUNDING = {"float32": 0.25 / 255, "float16": 16 / 255, "bfloat16": 32 / 255}
+"""Largest pixel difference (0 to 1) that the dtype's rounding explains after a few steps; after more it is larger."""
 MEETINGS = 4
 """Tries to get two tasks into one forward."""
 

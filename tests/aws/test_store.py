@@ -211,6 +211,16 @@ def test_open_tasks_are_listed_until_they_are_closed(store: TaskStore, clock: Cl
     assert [one.task_id for one in store.open_tasks()] == ["a", "b"]
 
 
+def test_who_ends_a_task_late_takes_nothing_off_the_list_that_has_begun_again(store: TaskStore) -> None:
+    store.open("a")
+    store.open("a", again=True)
+    store.close("a")
+    (again,) = store.open_tasks()
+    assert (again.task_id, again.again, again.tenant) == ("a", True, None)
+    store.close("a", again=True)
+    assert list(store.open_tasks()) == []
+
+
 def test_what_a_task_left_behind_is_found_and_deleted(store: TaskStore, clock: Clock) -> None:
     store.create(record("a", clock))
     store.create(record("another", clock))

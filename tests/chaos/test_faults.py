@@ -91,6 +91,25 @@ def test_a_task_that_is_redriven_while_the_doctor_clears_up_keeps_its_picture(wo
     assert [image.key in world.bucket.objects for image in record.images] == [True]
 
 
+def test_a_task_that_is_redriven_while_its_worker_takes_it_off_the_list_stays_listed(world: World) -> None:
+    """And whoever redrives it dies before it can send: seed 121238 of the histories."""
+    world.submits("a", FOX)
+    world.goes_on(-1, 100)
+    world.delivers(0, 0)
+    goes_on_to(world, "step")
+    world.goes_on(-1, 1, "none", "refuse")
+    goes_on_to(world, "delete open/")
+    world.redrives("a")
+    goes_on_to(world, "write tasks/a/status.json")
+    world.goes_on(-1, 1)
+    world.goes_on(0, 100)  # the worker's late hand
+    world.dies(-1)
+    record = world.record("a")
+    assert record is not None
+    assert record.status == "pending"
+    assert [one.task_id for one in world.store.open_tasks()] == ["a"]
+
+
 def test_a_clock_that_is_ahead_takes_no_task_from_its_holder(world: World) -> None:
     world.begin((0.0, 90.0, 0.0, 0.0))
     world.sends("a", FOX)

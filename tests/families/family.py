@@ -21,6 +21,8 @@ class Family:
     steps: int = 3
     extra: dict[str, Any] = field(default_factory=dict)
     guidance: str = "guidance_scale"
+    fixed_steps: bool = False
+    """Whether the pipeline takes the steps of ``steps`` and no other number."""
 
     def call(self, prompt: str = "a red fox", seed: int = 0) -> dict[str, Any]:
         """The arguments of a stock call."""
