@@ -11,9 +11,9 @@ DEBIAN := build/debian-packages
 CHROMIUM := /usr/bin/chromium
 AXE := build/axe-core/package/axe.min.js
 AXE_VERSION := 4.14.1
-OTHERS := beginnings or browser or chaos or emulators or image or infra
+OTHERS := beginnings or browser or chaos or emulators or families or image or infra
 
-.PHONY: help run serve test quick beginnings test-browser test-emulators infra test-image image image-base lock chaos histories lint lint-api check bench clean
+.PHONY: help run serve test quick beginnings families test-browser test-emulators infra test-image image image-base lock chaos histories lint lint-api check bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,10 +31,13 @@ test: $(VENV)/installed ## All tests that need nothing but Python and make
 
 quick: $(VENV)/installed ## All that needs no pipeline and waits for nothing long, in under a minute
 	$(BIN)/pytest -n 6 --dist loadgroup --no-loadscope-reorder -m "not ($(OTHERS) or pipeline or slow)" \
-		$(foreach that,engine image chaos/test_engine.py work/test_path.py,--ignore tests/$(that)) # which import torch
+		$(foreach that,engine families image chaos/test_engine.py work/test_path.py,--ignore tests/$(that)) # which import torch
 
 beginnings: $(VENV)/installed ## Some fifty ways to begin, most of them wrong: what each says, and its exit status
 	$(BIN)/pytest -n 3 tests/cli -m beginnings
+
+families: $(VENV)/installed ## Tiny pipelines of some fifty classes through the engine, against diffusers' own pictures
+	$(BIN)/pytest tests/families -m "families or not families" -s -q
 
 # The page in Chromium, against darkroom serve. Installs Debian's chromium where it is missing (as root), and fetches
 # axe-core from npm's registry into build/.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from functools import cache
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import TYPE_CHECKING, TypeVar
 
 import botocore.session
 import pytest
@@ -25,11 +26,12 @@ from .ministack import ministack
 from .support import Clock, PlainEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from handler.cli.local.aws import Resources
     from handler.engine.running import PipelineEngine
 
+T = TypeVar("T")
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
 os.environ.update(CREDENTIALS)
@@ -46,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--awscli", metavar="AWS", help="the AWS command line to run the commands of infra/README.md with")
 
 
-DRAW = ("tests/engine/", "tests/work/test_path.py")
+DRAW = ("tests/engine/", "tests/families/", "tests/work/test_path.py")
 """Tests that load a real pipeline in their own process. So do those that are marked, and that ask for an ``engine``."""
 SPAWN = ("tests/cli/test_cli.py", "tests/cli/test_signals.py", "tests/work/test_worker.py")
 """Tests whose subprocesses load one. They stay in one process, too: that has one warm parent for all of them."""
@@ -137,3 +139,20 @@ def engine() -> Iterator[PipelineEngine]:
     engine = start(Settings())
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def one_core() -> Iterator[None]:
+    """Small models are no slower so, and many times faster where other processes want the cores."""
+    import torch
+
+    def elsewhere(work: Callable[[], T]) -> T:
+        """In a thread of its own: what is set there is the default of all later ones."""
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(work).result()
+
+    before, default = torch.get_num_threads(), elsewhere(torch.get_num_threads)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    elsewhere(partial(torch.set_num_threads, default))

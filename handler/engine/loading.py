@@ -182,10 +182,11 @@ def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: d
     if hasattr(pipe, "vae") and getattr(pipe, "vae", None) is None:
         raise ModelUnavailable(f"{type(pipe).__name__} has no VAE")
     side = _native_side(pipe)
+    named = arguments_of(drawing) | arguments_of(pipe) if drawing is not None else arguments_of(pipe)
     defaults = {"width": side, "height": side} | {
-        field: signature[field].default if _is_number(signature[field].default) else default
+        field: signature[named[field]].default if _is_number(signature[named[field]].default) else default
         for field, default in {**TUTORIAL, "strength": None}.items()
-        if field in signature
+        if field in named
     }
     limits = {"max_side": 2 * side} if side else {}
     return ModelCard(
@@ -232,8 +233,11 @@ def from_image(pipe: Any) -> Any:
     if kind is None or not _fields(pipe) - {"width", "height"} <= _fields(kind):
         return None
     parts = {**pipe.config, **pipe.components}
+    wanted = inspect.signature(kind.__init__).parameters
+    if not {name for name, one in wanted.items() if one.default is one.empty and name != "self"} <= parts.keys():
+        return None  # it needs networks that this pipeline does not have
     with _quiet():
-        variant = kind(**{name: parts[name] for name in inspect.signature(kind.__init__).parameters if name in parts})
+        variant = kind(**{name: parts[name] for name in wanted if name in parts})
     variant.set_progress_bar_config(disable=True)
     return variant
 
@@ -243,9 +247,24 @@ def taken(pipe: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(pipe.__call__).parameters
 
 
+def arguments_of(pipe: Any) -> dict[str, str]:
+    """The request fields that have an effect on a pipeline (or a pipeline class), and the argument for each.
+
+    Models that learnt guidance take its scale as an input; beside it ``true_cfg_scale`` guides away from the negative
+    prompt. Where that is off by default, as with Flux, a negative prompt would do nothing; where it is on, as with
+    Qwen-Image, it is the guidance that people mean.
+    """
+    known = taken(pipe)
+    found = {field: argument for field, argument in ARGUMENTS.items() if argument in known}
+    if "true_cfg_scale" not in known:
+        return found
+    if known["true_cfg_scale"].default > 1:
+        return found | {"guidance_scale": "true_cfg_scale"}
+    return {field: argument for field, argument in found.items() if field != "negative_prompt"}
+
+
 def _fields(pipe: Any) -> set[str]:
-    """The request fields that a pipeline, or a pipeline class, takes."""
-    return {field for field, argument in ARGUMENTS.items() if argument in taken(pipe)}
+    return set(arguments_of(pipe))
 
 
 def _draws_without_image(pipe: Any) -> bool:

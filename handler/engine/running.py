@@ -185,8 +185,7 @@ def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: I
     """
     import torch
 
-    from ..contract.card import ARGUMENTS
-    from .loading import taken
+    from .loading import arguments_of
 
     values = {field: getattr(request, field) for field in card.parameters}
     if "seed" in values:
@@ -196,6 +195,6 @@ def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: I
         values |= {"image": picture, "width": picture.width, "height": picture.height}
     else:
         values.pop("image", None)  # the request's field is an upload_id, not an image
-    named = {ARGUMENTS[field]: value for field, value in values.items() if value is not None}
-    known = taken(pipe)
-    return {"prompt": request.prompt} | {name: value for name, value in named.items() if name in known}
+    named = arguments_of(pipe)
+    given = {named[field]: value for field, value in values.items() if field in named and value is not None}
+    return {"prompt": request.prompt} | given

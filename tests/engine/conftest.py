@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from handler.engine.batcher import Batcher
 from handler.engine.compute import Compute
@@ -45,12 +44,3 @@ def told() -> Iterator[list[logging.LogRecord]]:
     logger.addHandler(handler)
     yield records
     logger._logger.removeHandler(handler)
-
-
-@pytest.fixture(scope="module")
-def one_core() -> Iterator[None]:
-    """Models this small are no slower so, and many times faster where other processes want the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -141,11 +141,6 @@ def hidream() -> Any:
     )
 
 
-def flux_kontext() -> Any:
-    """Draws without a picture to start from as well, at its own size unless told not to."""
-    return flux(diffusers.FluxKontextPipeline)
-
-
 def stable_diffusion_3_pag() -> Any:
     return stable_diffusion_3(diffusers.StableDiffusion3PAGPipeline)
 
@@ -158,5 +153,4 @@ FAMILIES = (
     Family("HiDreamImagePipeline", hidream, (32, 32)),
     Family("BriaPipeline", bria, (32, 32)),
     Family("StableDiffusion3PAGPipeline", stable_diffusion_3_pag, (32, 32)),
-    Family("FluxKontextPipeline", flux_kontext, (32, 32), extra={"max_area": 1024, "_auto_resize": False}),
 )

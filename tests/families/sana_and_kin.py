@@ -160,7 +160,7 @@ FAMILIES = (
     Family("SanaPipeline", sana, (32, 32)),
     Family("PixArtSigmaPipeline", pixart, (32, 32)),
     Family("Lumina2Pipeline", lumina_2, (32, 32)),
-    Family("SanaSprintPipeline", sana_sprint, (32, 32), steps=2),
+    Family("SanaSprintPipeline", sana_sprint, (32, 32), steps=2, fixed_steps=True),
     Family("PixArtAlphaPipeline", pixart_alpha, (32, 32)),
     Family("LuminaPipeline", lumina, (32, 32)),
     Family("HunyuanDiTPipeline", hunyuan_dit, (32, 32)),
