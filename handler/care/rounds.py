@@ -108,10 +108,9 @@ class Doctor:
         """``second``: the task has just been looked at under its other name."""
         store = self._store.for_tenant(one.tenant)
         if stored is None:
-            # Its caller's process died before it wrote the record, or the record's retention is over.
-            left = store.objects_of(one.task_id)
+            # Its caller's process died before it wrote the record, or the record's retention is over, and then that of
+            # its objects as well. They are left to the bucket's lifecycle rules: somebody may be beginning just now.
             if fix:
-                store.delete_objects(left)
                 self._close(store, one)
             return Finding("listed without a record", one.task_id, one.since, fix, one.tenant)
         try:

@@ -52,7 +52,7 @@ def test_a_task_that_is_begun_again_while_the_doctor_looks_stays_listed(world: W
     world.dies(-1)
     world.waits(1_000)
     world.looks()
-    goes_on_to(world, "list tasks/a/")
+    goes_on_to(world, "delete open/")
     world.submits("a", FOX)
     goes_on_to(world, "SQS: send")
     world.dies(-1)
@@ -108,6 +108,27 @@ def test_a_task_that_is_redriven_while_its_worker_takes_it_off_the_list_stays_li
     assert record is not None
     assert record.status == "pending"
     assert [one.task_id for one in world.store.open_tasks()] == ["a"]
+
+
+def test_the_doctor_deletes_nothing_of_a_task_that_begins_while_it_looks(world: World) -> None:
+    """It has read that there is no record: seed 176999 of the histories."""
+    world.submits("a", FOX)
+    goes_on_to(world, "write tasks/a/status.json")
+    world.dies(-1)
+    world.waits(1_000)
+    world.looks()
+    goes_on_to(world, "list open/")
+    world.goes_on(-1)
+    world.submits("a", FOX)
+    world.goes_on(-1, 100)
+    world.delivers(0, 0)
+    goes_on_to(world, "step")
+    world.goes_on(-1, 100)
+    world.goes_on(0, 100)
+    record = world.record("a")
+    assert record is not None
+    assert record.status == "completed"
+    assert [image.key in world.bucket.objects for image in record.images] == [True]
 
 
 def test_a_clock_that_is_ahead_takes_no_task_from_its_holder(world: World) -> None:
