@@ -52,6 +52,8 @@ DRAW = ("tests/engine/", "tests/families/", "tests/work/test_path.py")
 """Tests that load a real pipeline in their own process. So do those that are marked, and that ask for an ``engine``."""
 SPAWN = ("tests/cli/test_cli.py", "tests/cli/test_signals.py", "tests/work/test_worker.py")
 """Tests whose subprocesses load one. They stay in one process, too: that has one warm parent for all of them."""
+SMALL = ("tests/families/", "tests/engine/test_proof.py")
+"""Tests that draw with small pipelines on one core: beside those that spawn, who wait a lot."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,7 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         spawns = item.nodeid.startswith(SPAWN) or item.get_closest_marker("spawns")
         if draws or spawns:
             item.add_marker("pipeline")
-            item.add_marker(pytest.mark.xdist_group("pipeline" if draws else "spawns"))
+            elsewhere = spawns or item.nodeid.startswith(SMALL)
+            item.add_marker(pytest.mark.xdist_group("spawns" if elsewhere else "pipeline"))
     items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
 
 

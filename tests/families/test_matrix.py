@@ -39,12 +39,9 @@ BROKEN = {
     "StableDiffusionPanoramaPipeline": "of two images it draws others than of each seed alone",
 }
 FEW = {
-    "FluxPipeline",
     "QwenImagePipeline",
     "SanaPipeline",
-    "StableDiffusion3Pipeline",
     "StableDiffusionPAGPipeline",
-    "StableDiffusionXLPipeline",
     "ZImagePipeline",
 }
 """Those that ``make test`` tries; ``make families`` tries all."""
