@@ -360,6 +360,29 @@ class Overtaken(TaskStore):
         return super().create(record)
 
 
+class Hurried(TaskStore):
+    """A worker's step is told in the moment before each of the first ``beats`` changes that others make."""
+
+    beats = 0
+
+    def change(self, stored: Stored, record: Document) -> Stored:
+        if self.beats:
+            self.beats -= 1
+            told = Record.from_json(stored.body).model_copy(update={"sequence": 100 - self.beats})
+            super().change(stored, told)
+        return super().change(stored, record)
+
+
+def test_a_cancel_is_not_tired_out_by_a_worker_that_tells_every_step(
+    settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
+) -> None:
+    door = Submit(settings, hurried := Hurried(settings), queue, now=clock)
+    door.submit('{"prompt": "fox", "task_id": "quick"}')
+    hurried.beats = 20
+    assert door.cancel("quick").status == "cancelled"
+    assert (hurried.beats, record_of(store, "quick").status) == (0, "cancelled")
+
+
 def test_a_worker_that_claims_before_an_unseen_cancel_has_its_task_cancelled(
     settings: Settings, store: TaskStore, queue: TaskQueue, clock: Clock
 ) -> None:
