@@ -56,6 +56,7 @@ SMALL = ("tests/families/", "tests/engine/test_proof.py")
 """Tests that draw with small pipelines on one core: beside those that spawn, who wait a lot."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which then writes the groups into the names
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """``make test`` runs in several processes: what draws stays in one of them, for two that draw slow each other. It
     begins first, with what spawns workers: these few files take the longest.

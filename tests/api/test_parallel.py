@@ -32,7 +32,7 @@ CLIENTS = 64
 TASKS = 8
 """Of each of two tenants, under the same names; so four clients ask for each."""
 WITHIN = 60.0
-BETWEEN = 0.2
+BETWEEN = 0.4
 """Seconds from an answer to the next question."""
 
 
