@@ -30,7 +30,7 @@ test: $(VENV)/installed ## All tests that need nothing but Python and make
 	$(BIN)/pytest -n 4 --dist loadgroup --no-loadscope-reorder
 
 quick: $(VENV)/installed ## All that needs no pipeline and waits for nothing long, in under a minute
-	$(BIN)/pytest -n 6 --dist loadgroup --no-loadscope-reorder -m "not ($(OTHERS) or pipeline or slow)" \
+	$(BIN)/pytest -n 5 --dist loadgroup --no-loadscope-reorder -m "not ($(OTHERS) or pipeline or slow)" \
 		$(foreach that,engine families image chaos/test_engine.py work/test_path.py,--ignore tests/$(that)) # which import torch
 
 beginnings: $(VENV)/installed ## Some fifty ways to begin, most of them wrong: what each says, and its exit status

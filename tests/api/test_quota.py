@@ -131,6 +131,7 @@ def test_two_requests_for_one_name_count_the_larger(store: TaskStore, clock: Clo
     assert spent(store).images == 5
 
 
+@pytest.mark.slow
 def test_of_many_at_once_no_more_than_the_budget(settings: Settings, store: TaskStore, queue: TaskQueue) -> None:
     """Of doors in processes of their own, so that nothing but S3 stands between them; each task is tried twice."""
     limited = replace(settings, daily_images=10)

@@ -206,6 +206,7 @@ def test_an_outage_in_the_middle_of_a_wait(deployment: Deployment, plain: PlainE
             assert darkroom.wait("mine").status == "completed"
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_doubled_among_random_troubles(deployment: Deployment, plain: PlainEngine) -> None:
     """Sixty tasks, eight at a time, a third of all requests in trouble: each is drawn once, and all are handed out."""
     _, store, _ = deployment
