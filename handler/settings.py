@@ -59,7 +59,10 @@ class Settings:
     dead_letter_url: str = _setting(
         "", "URL of the dead-letter queue; set, the worker writes down what ends there, and `deadletter` waits properly"
     )
-    model_id: str = _setting("", "Hub id, folder or `s3://bucket/prefix`; unset means the built-in model")
+    model_id: str = _setting("", "Hub id, folder, single file or `s3://bucket/prefix`; unset means the built-in model")
+    model_config: str = _setting(
+        "", "Hub id, folder or `s3://bucket/prefix` of the configuration of a model that is a single file"
+    )
     model_revision: str = _setting("", "Pins a hub model to a commit, tag or branch")
     device: str = _setting("auto", "`cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes CUDA where there is one")
     dtype: str = _setting(

@@ -21,13 +21,9 @@ def fetch(context: Path, cache: Path, model_id: str, settings: Settings) -> tupl
         return context / model_id, settings.model_revision or None
     if model_id.startswith("s3://"):
         return fetch_model(model_id, settings)
-    from diffusers import DiffusionPipeline
-
     # The very files that loading would fetch, and no others: no remote code, no pickles, no second copy of the weights.
-    found = DiffusionPipeline.download(
-        model_id, revision=settings.model_revision or None, use_safetensors=True, cache_dir=cache / "hub"
-    )
-    return Path(found), Path(found).name  # the cache names the folder for the commit
+    found = download(model_id, settings.model_revision or None, cache / "hub")
+    return found, found.name  # the cache names the folder for the commit
 
 
 def bake(context: Path, weights: Path, cache: Path) -> None:
@@ -56,6 +52,7 @@ if __name__ == "__main__":
     from handler.aws.weights import fetch_model
     from handler.contract.health import CARD_FILE
     from handler.engine.loading import load_pipeline
+    from handler.engine.sources import download
     from handler.settings import Settings
 
     bake(*(Path(argument) for argument in sys.argv[1:4]))

@@ -14,11 +14,15 @@ from ..errors import NotFound
 from .s3 import connect, translated
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import S3Store
+
     from ..settings import Settings
 
 
 def fetch_model(url: str, settings: Settings) -> tuple[Path, str]:
-    """Downloads ``s3://bucket/prefix`` unless it is cached. Returns its folder and a revision that identifies it.
+    """Downloads ``s3://bucket/prefix`` unless it is cached. Returns its folder and a revision that identifies it. The
+    prefix may be one object's key.
 
     The revision is a hash of keys and ETags, so a replaced model is downloaded anew. The folder gets its name by a
     rename at the end, so a crash in the middle leaves no partial model. Raises NotFound and ServiceFault.
@@ -29,7 +33,7 @@ def fetch_model(url: str, settings: Settings) -> tuple[Path, str]:
         # Empty objects are the markers that consoles make of folders.
         objects = [meta for chunk in obstore.list(store, prefix or None) for meta in chunk if meta["size"]]
         if not objects:
-            raise NotFound(f"there is nothing at {url}")
+            objects = [_single(store, prefix, url)]
         names = sorted(f"{meta['path']} {meta['e_tag']}" for meta in objects)
         revision = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
         folder = Path(settings.cache_dir) / revision
@@ -38,7 +42,8 @@ def fetch_model(url: str, settings: Settings) -> tuple[Path, str]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             for meta in objects:
-                target = Path(scratch, "model", meta["path"].removeprefix(prefix).lstrip("/"))
+                name = meta["path"].removeprefix(prefix).lstrip("/") or prefix.rpartition("/")[2]
+                target = Path(scratch, "model", name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as out:
                     for part in obstore.get(store, meta["path"]).stream():
@@ -46,3 +51,10 @@ def fetch_model(url: str, settings: Settings) -> tuple[Path, str]:
             with suppress(FileExistsError, OSError):  # another process was faster: its folder holds the same
                 Path(scratch, "model").rename(folder)
     return folder, revision
+
+
+def _single(store: S3Store, key: str, url: str) -> ObjectMeta:
+    try:
+        return obstore.head(store, key)
+    except (FileNotFoundError, ValueError) as fault:  # nothing of that key, or no key at all
+        raise NotFound(f"there is nothing at {url}") from fault

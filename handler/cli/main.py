@@ -124,17 +124,17 @@ def card(
     write: Annotated[bool, typer.Option("--write", help="Into the model's folder, as model_card.json")] = False,
 ) -> None:
     """Loads the model and prints its card, or writes it next to the weights."""
-    from ..contract.health import CARD_FILE
+    from ..contract.health import card_beside
     from ..work.serving import load_engine
 
     settings = with_model(model)
-    folder = Path(settings.model_source)
-    if write and not folder.is_dir():
+    place = Path(settings.model_source)
+    if write and not place.exists():
         raise typer.BadParameter(f"--write needs a model in a folder, and {settings.model_name} is none")
     engine = load_engine(settings)
     text = engine.card.model_dump_json(indent=2)
     engine.close()
-    typer.echo(save(folder / CARD_FILE, f"{text}\n".encode()) if write else text)
+    typer.echo(save(card_beside(place), f"{text}\n".encode()) if write else text)
 
 
 if __name__ == "__main__":

@@ -97,11 +97,15 @@ def looks_like_card(card: object) -> bool:
     return isinstance(card, dict) and all(isinstance(card.get(name), kind) for name, kind in CARD_NEEDS.items())
 
 
+def card_beside(model: Path) -> Path:
+    """The card's file: in the model's folder, or beside a single file that is a model, under its name."""
+    return model.with_name(f"{model.stem}.{CARD_FILE}") if model.is_file() else model / CARD_FILE
+
+
 def baked_card(settings: Settings) -> dict[str, Any] | None:
     """The card next to the model's weights; None if there is none here, or if it has only defaults and limits."""
-    file = Path(settings.model_source) / CARD_FILE
     try:
-        card: dict[str, Any] = json.loads(file.read_text())
+        card: dict[str, Any] = json.loads(card_beside(Path(settings.model_source)).read_text())
     except (OSError, ValueError):
         return None
     return card if looks_like_card(card) else None

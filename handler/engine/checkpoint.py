@@ -34,10 +34,19 @@ SAMPLE = 64
 def weights_of(denoisers: Sequence[torch.nn.Module]) -> str:
     """SHA-256 (hex) of the names, shapes, dtypes and first elements of the denoisers' weights as they were loaded."""
     digest = hashlib.sha256()
-    for name, tensor in (item for denoiser in denoisers for item in denoiser.state_dict().items()):
-        head = tensor.detach().flatten()[:SAMPLE].float().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + head.tobytes())
+    for name, weights in (item for denoiser in denoisers for item in denoiser.state_dict().items()):
+        for tensor in _plain(weights.detach()):
+            head = tensor.flatten()[:SAMPLE].float().cpu().numpy()
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode() + head.tobytes())
     return digest.hexdigest()
+
+
+def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors that one is made of: itself, or those of a quantised one (torch's traceable wrapper subclasses)."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names: list[str] = tensor.__tensor_flatten__()[0]
+    return [plain for name in names for plain in _plain(getattr(tensor, name))]
 
 
 def identity(card: ModelCard, weights: str, request: GenerationRequest, image: bytes = b"") -> dict[str, str]:

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from ..contract.card import ARGUMENTS, TUTORIAL, Defaults, Limits, ModelCard
-from ..contract.health import CARD_FILE, baked_card
+from ..contract.health import baked_card, card_beside
 from ..errors import DarkroomError, ModelUnavailable
 from ..logs import logger
 from ..settings import provide
 from .isolation import networks
+from .sources import find, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,24 +64,27 @@ def load_pipeline(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, 
 
 
 def _load(settings: Settings, fetch: Fetch | None) -> tuple[Any, ModelCard]:
-    source = settings.model_source
     # A container image holds its model in a folder named as MODEL_ID is, with the revision on the card inside it.
     revision = settings.model_revision or (baked_card(settings) or {}).get("revision")
-    if source.startswith("s3://") and not Path(source).is_dir():
-        if fetch is None:
-            raise ModelUnavailable(f"{source}: nothing here fetches models from S3")
-        folder, revision = fetch(source, settings)
-        source = str(folder)
+    place, fetched = _here(settings.model_source, settings, fetch)
+    config, _ = _here(settings.model_config, settings, fetch)
+    source = find(place, settings.model_revision or None, config)
     device = pick_device(settings.device)
-    config = DiffusionPipeline.load_config(source, revision=settings.model_revision or None)
-    dtype = pick_dtype(settings.dtype, device, transformer="transformer" in config)
-    pipe = DiffusionPipeline.from_pretrained(
-        source, revision=settings.model_revision or None, dtype=DTYPES[dtype], use_safetensors=True
-    )
-    pipe = pipe.to(device)
+    dtype = pick_dtype(settings.dtype, device, transformer="transformer" in source.config)
+    pipe = load(source, DTYPES[dtype]).to(device)
     pipe.set_progress_bar_config(disable=True)
     tune(pipe, device, dtype, compiled=settings.compile)
-    return pipe, card_of(pipe, settings.model_name, revision, dtype, read_overrides(Path(source)))
+    return pipe, card_of(pipe, settings.model_name, fetched or revision, dtype, read_overrides(Path(place)))
+
+
+def _here(place: str, settings: Settings, fetch: Fetch | None) -> tuple[str, str | None]:
+    """A place whose files are here or on the Hub, and the revision of what was fetched."""
+    if not place.startswith("s3://") or Path(place).exists():
+        return place, None
+    if fetch is None:
+        raise ModelUnavailable(f"{place}: nothing here fetches models from S3")
+    folder, revision = fetch(place, settings)
+    return str(folder), revision
 
 
 def pick_device(wanted: str) -> str:
@@ -152,12 +155,12 @@ def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return have
 
 
-def read_overrides(folder: Path) -> dict[str, Any]:
+def read_overrides(model: Path) -> dict[str, Any]:
     """``defaults`` and ``limits`` of the card next to the weights, which go before those derived from the pipeline.
 
     A card that cannot be read, as an interrupted command may leave it, is named in the log and counts as none.
     """
-    file = folder / CARD_FILE
+    file = card_beside(model)
     if not file.is_file():
         return {}
     try:

@@ -131,9 +131,10 @@ class PipelineEngine:
         import torch
 
         from .isolation import own
+        from .loading import DTYPES
         from .seam import OnComputeThread
 
-        denoiser = next(self.batcher.denoiser.parameters()).dtype
+        denoiser = DTYPES[self.card.dtype]
 
         def itself(component: Any) -> Any:
             """Only what the engine keeps in another type than the rest gets and gives the types that it is used to."""

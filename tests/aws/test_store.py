@@ -333,6 +333,16 @@ def test_a_model_in_s3_is_fetched_once_for_each_content(endpoint: str, settings:
     assert (changed / "unet/weights").read_bytes() == b"54321"
 
 
+def test_a_model_in_s3_may_be_one_object(endpoint: str, settings: Settings, tmp_path: Path) -> None:
+    s3 = boto3.client("s3", endpoint_url=endpoint)
+    for key in ("models/one.safetensors", "models/one.safetensors.txt"):
+        s3.put_object(Bucket=settings.bucket, Key=key, Body=b"12345")
+    here = replace(settings, cache_dir=str(tmp_path))
+    folder, revision = fetch_model(f"s3://{settings.bucket}/models/one.safetensors", here)
+    assert [(path.name, path.read_bytes()) for path in folder.rglob("*")] == [("one.safetensors", b"12345")]
+    assert fetch_model(f"s3://{settings.bucket}/models/one.safetensors", here) == (folder, revision)
+
+
 def test_folder_markers_are_no_files(endpoint: str, settings: Settings, tmp_path: Path) -> None:
     s3 = boto3.client("s3", endpoint_url=endpoint)
     for key, body in (("m/", b""), ("m/unet/", b""), ("m/unet/weights", b"1"), ("m/model_index.json", b"{}")):

@@ -34,6 +34,7 @@ ROOM = 5_000
 """Bytes of these that the main template leaves to what is to come."""
 NOT_ON_LAMBDA = {
     "device": "Lambda has processors only",
+    "model_config": "a baked or fetched folder holds it beside the single file",
     "compile": "takes longer than an invocation wins",
     "shutdown_grace": "for workers: infra/gpu.yaml",
     "ecs_container_metadata_uri_v4": "no ECS",
