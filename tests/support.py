@@ -17,7 +17,7 @@ from handler.contract.card import Defaults, ModelCard
 from handler.contract.record import Lease, ModelRef, Record
 from handler.contract.request import GenerationRequest
 from handler.engine import Developed, EncodedImage
-from handler.engine.imaging import encode_image
+from handler.engine.imaging import encode_images
 from handler.engine.slots import Slots
 from handler.task import moves
 from handler.task.attempt import Attempt
@@ -114,6 +114,8 @@ class PlainEngine:
     decoding: Callable[[], None] = nothing
     fault: BaseException | None = None
     named: str = ""
+    unsafe: frozenset[int] = frozenset()
+    warnings: tuple[tuple[str, str], ...] = ()
     drawn: list[str] = field(default_factory=list)
     resumed: list[bytes] = field(default_factory=list)
     given: list[bytes] = field(default_factory=list)
@@ -140,14 +142,14 @@ class PlainEngine:
         self.drawn.append(request.prompt)
         size = (request.width or 64, request.height or 64)
         pictures = [Image.new("RGB", size, (seed % 256, 100, 50)) for seed in request.seeds()]
-        return Developed(pictures, text=0.01, denoise=0.02, decode=0.01, batch_size=1)
+        told = {"unsafe": self.unsafe, "warnings": self.warnings}
+        return Developed(pictures, text=0.01, denoise=0.02, decode=0.01, batch_size=1, **told)  # type: ignore[arg-type]
 
     def checkpoint_name(self, request: GenerationRequest, image: bytes = b"") -> str:
         return self.named
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
-        pairs = zip(developed.pictures, request.seeds(), strict=True)
-        return [encode_image(picture, request.output_format, request.quality, seed) for picture, seed in pairs]
+        return encode_images(developed, request)
 
     def close(self) -> None:
         """Holds nothing."""

@@ -31,8 +31,8 @@ def json_body(call: Call) -> bytes:
     return body
 
 
-def task_reply(call: Call, record: Record, status: int = 202) -> Reply:
-    """A TaskResponse: the task's status, and the URLs to poll and to cancel it."""
+def task_reply(call: Call, record: Record, status: int = 202, prompt_tokens: int | None = None) -> Reply:
+    """A TaskResponse: the task's status, and the URLs to poll and to cancel it. ``prompt_tokens``: of the card."""
     at = f"{call.base}/results/{record.task_id}"
     ask = "" if record.status == "cancelled" else f"; ask for it at /results/{record.task_id}"
     body = {
@@ -42,6 +42,7 @@ def task_reply(call: Call, record: Record, status: int = 202) -> Reply:
         "status_url": at,
         "result_url": f"{at}?wait=20",
         "cancel_url": at,
+        "prompt_tokens": prompt_tokens,
     }
     return json_reply(status, body, {"Location": at} if status == 202 else None)
 

@@ -214,7 +214,7 @@ class Status:
         first, inlined = self._inlined(record["images"] if inline else [])
         shown["images"] = [
             {
-                "url": self._store.presign(image["key"]),
+                "url": self._store.presign(image["key"]) if image["key"] else None,
                 **{name: image[name] for name in image if name != "key"},
                 "base64": inlined.get(image["key"]),
             }
@@ -228,7 +228,7 @@ class Status:
         others have their URL.
         """
         first, inlined, left = None, {}, self._max_inline
-        for number, image in enumerate(images):
+        for number, image in enumerate(one for one in images if one["key"]):
             if image["bytes"] > left:
                 continue
             body = base64.b64encode(self._store.read_image(image["key"])).decode()

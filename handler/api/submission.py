@@ -109,7 +109,9 @@ class Submit:
         key = call.headers.get("Idempotency-Key")
         if dry_run == "1":
             return json_reply(200, self.quote(body, key))
-        return task_reply(call, self.submit(body, key, trace=trace_header(call), origin=origin))
+        record = self.submit(body, key, trace=trace_header(call), origin=origin)
+        card = card_of(self.health.current())
+        return task_reply(call, record, prompt_tokens=card.limits.prompt_tokens if card else None)
 
     def _upload(self, call: Call) -> Reply:
         return json_reply(201, self._uploads.presign(self._store, json_body(call)))

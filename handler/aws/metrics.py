@@ -31,7 +31,7 @@ class Metrics:
         self._emit(
             {
                 "TasksCompleted": 1,
-                "Images": len(record.images),
+                "Images": sum(not image.unsafe for image in record.images),
                 "BatchSize": record.batch_size or 1,
                 "Forwards": developed.forward_share,
                 "ResumedSteps": developed.resumed_steps,

@@ -133,7 +133,12 @@ def print_results(told: list[tuple[ResultResponse, list[tuple[Picture, Path]]]],
         if result.error:
             typer.echo(f"{result.task_id}: {result.error.code}: {result.error.message}", err=True)
         for warning in result.warnings or ():
-            typer.echo(f"{result.task_id}: {warning}", err=True)
+            about = f"{warning.field}: " if warning.field else ""
+            typer.echo(f"{result.task_id}: {about}{warning.message}", err=True)
+        for image in result.images:
+            if image.unsafe:
+                said = f"the picture of seed {image.seed} was not kept: the model's safety checker flagged it"
+                typer.echo(f"{result.task_id}: {said}", err=True)
 
 
 def _print_pictures(result: ResultResponse, saved: list[tuple[Picture, Path]]) -> None:
@@ -145,7 +150,8 @@ def _print_pictures(result: ResultResponse, saved: list[tuple[Picture, Path]]) -
             typer.echo(drawn)
         typer.echo(f"{path}  {about.width}x{about.height}  seed {about.seed}")
     for image in result.images if not saved else ():
-        typer.echo(image.url)
+        if image.url:
+            typer.echo(image.url)
 
 
 def _summary(result: ResultResponse) -> str:

@@ -173,7 +173,7 @@ class Darkroom:
             return self._service.retry(task_id, named)
 
     def images(self, task: str | ResultResponse) -> list[Picture]:
-        """Downloads a completed task's pictures, each checked against its sha256.
+        """Downloads a completed task's pictures, each checked against its sha256. Those that are unsafe were not kept.
 
         Raises the task's own fault if it failed or was cancelled, StillRunning if it is not terminal, NotFound if its
         pictures have been deleted.

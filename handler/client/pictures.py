@@ -51,7 +51,9 @@ class Picture:
 
 
 def fetch(result: ResultResponse, http: HttpClient, within: float, clock: Clock) -> list[Picture]:
-    """All pictures of a completed task. Raises Stale, ServiceFault, and Internal if a sha256 does not match."""
+    """All pictures of a completed task but the unsafe ones. Raises Stale, ServiceFault, and Internal if a sha256 does
+    not match.
+    """
     if not fullmatch(TASK_ID, result.task_id):
         raise Internal("the service names a task as none can be named")
     several = len(result.images) > 1
@@ -62,11 +64,12 @@ def fetch(result: ResultResponse, http: HttpClient, within: float, clock: Clock)
             about=image,
         )
         for index, image in enumerate(result.images)
+        if image.url is not None
     ]
 
 
 def _get(image: ResultImage, http: HttpClient, left: float) -> bytes:
-    status, body = http.plain("GET", image.url, left)
+    status, body = http.plain("GET", image.url or "", left)
     if status in {403, 404, 410}:
         raise Stale("the image is no longer kept, or its URL has expired")
     if status != 200:

@@ -52,6 +52,9 @@ class Limits(Written):
     min_side: int = 16
     max_side: int = 4096
     num_images: int = 8
+    prompt_tokens: int | None = Field(
+        None, description="Of a text more tokens are cut, and the result warns of it; null where that is not known"
+    )
 
 
 class ModelCard(Written):

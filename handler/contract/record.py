@@ -73,7 +73,10 @@ class Input(Kept):
 
 
 class Image(Kept):
-    """An image in the bucket: ``bytes`` long, ``sha256`` of them in hex."""
+    """An image in the bucket: ``bytes`` long, ``sha256`` of them in hex.
+
+    Of one that is ``unsafe`` nothing was kept: key and sum are empty, and it has no bytes.
+    """
 
     key: str
     seed: int
@@ -82,6 +85,14 @@ class Image(Kept):
     content_type: str
     bytes: int
     sha256: str
+    unsafe: bool = False
+
+
+class Remark(Kept):
+    """What a caller should know of how a task was drawn. ``field``: of the request, if it is about one."""
+
+    field: str | None = None
+    message: str
 
 
 class FaultDetail(Kept):
@@ -150,7 +161,7 @@ class Record(Kept):
     tries: int = 0
     spent_seconds: float = 0.0
     saved_step: int = 0
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[Remark] = Field(default_factory=list)
     attempt: int = 0
     attempts: list[PastAttempt] = Field(default_factory=list, description="Those that ended, the last 50 of them")
     lease: Lease | None = None

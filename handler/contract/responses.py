@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ..errors import Code
 from .card import Defaults, Limits, ModelCard
-from .record import ErrorInfo, FaultDetail, Input, ModelRef, Outcome, Progress, Timings, When
+from .record import ErrorInfo, FaultDetail, Input, ModelRef, Outcome, Progress, Remark, Timings, When
 from .request import Contract, GenerationRequest
 from .statuses import Status
 
@@ -22,6 +22,9 @@ class TaskResponse(Contract):
     status_url: str = Field(description="GET: the task as it is")
     result_url: str = Field(description="GET: the task once it has ended, or as it is after 20 seconds")
     cancel_url: str = Field(description="DELETE: cancels it")
+    prompt_tokens: int | None = Field(
+        None, description="Of each text the model reads so many tokens and cuts the rest; null where that is not known"
+    )
 
 
 class QuoteResponse(Contract):
@@ -49,13 +52,14 @@ class UploadResponse(Contract):
 class ResultImage(Contract):
     """An image: its presigned URL, renewed in every response, and its properties."""
 
-    url: str
+    url: str | None = Field(description="null of a picture that is unsafe")
     seed: int
     width: int
     height: int
     content_type: str
     bytes: int
     sha256: str
+    unsafe: bool = Field(False, description="The model's safety checker flagged it, and it was not kept")
     base64: str | None = Field(
         None, description="With `?inline=base64`, as far as it fits into one answer (4 MiB in all)"
     )
@@ -92,7 +96,7 @@ class ResultResponse(Contract):
     tries: int = Field(description="Attempts that ended by the task's own fault, or without a step saved")
     spent_seconds: float = Field(description="Of drawing, over all attempts")
     saved_step: int = Field(description="Steps that need not be computed again")
-    warnings: list[str]
+    warnings: list[Remark] = Field(description="What was done otherwise than asked: text that was cut, for one")
     attempts: list[ResultAttempt]
     progress: Progress | None
     input: Input | None

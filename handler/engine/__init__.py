@@ -62,11 +62,17 @@ class Developed:
     resumed_steps: int = 0
     forward_share: float = 0.0
     """This task's share of the denoiser's forwards: a forward that four tasks shared counts a quarter."""
+    unsafe: frozenset[int] = frozenset()
+    """Which pictures the model's safety checker flagged; it has blackened them."""
+    warnings: tuple[tuple[str, str], ...] = ()
+    """What the caller should know: a field of the request, and a message."""
+    prompt_tokens: int | None = None
+    """The most tokens of a text that the model reads; None if no tokenizer cuts any."""
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file in memory; ``width`` and ``height`` in pixels."""
+    """An image file in memory; ``width`` and ``height`` in pixels. One that is ``unsafe`` has no ``body``."""
 
     body: bytes = field(repr=False)
     content_type: str
@@ -74,6 +80,7 @@ class EncodedImage:
     seed: int
     width: int
     height: int
+    unsafe: bool = False
 
 
 class Engine(Protocol):
@@ -103,9 +110,10 @@ class Engine(Protocol):
         ``image``: the bytes of the request's input image. A checkpoint made with another model, revision, request,
         input image or library version is ignored and logged.
 
-        Raises InvalidRequest for an unusable input image, OutOfMemory, UnsafeContent, WorkerBroken when the device is
-        lost or the compute thread has ended, and whatever the observer or the pipeline raises. A TypeError or
-        ValueError is the pipeline's check of its arguments; one from after its first denoiser call comes as Internal.
+        Raises InvalidRequest for an unusable input image, OutOfMemory, UnsafeContent if no picture is safe,
+        WorkerBroken when the device is lost or the compute thread has ended, and whatever the observer or the pipeline
+        raises. A TypeError or ValueError is the pipeline's check of its arguments; one from after its first denoiser
+        call comes as Internal.
         """
 
     def checkpoint_name(self, request: GenerationRequest, image: bytes = b"") -> str:

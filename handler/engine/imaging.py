@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from . import EncodedImage
 if TYPE_CHECKING:
     from ..contract.card import ModelCard
     from ..contract.request import GenerationRequest, OutputFormat
+    from . import Developed
 
 DEFAULT_QUALITY = 90
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -36,6 +38,14 @@ def encode_image(picture: Image.Image, output_format: OutputFormat, quality: int
         width=picture.width,
         height=picture.height,
     )
+
+
+def encode_images(developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
+    """Encodes a task's pictures as it asked for; of those that are unsafe nothing but the size is kept."""
+    pairs = zip(developed.pictures, request.seeds(), strict=True)
+    images = [encode_image(picture, request.output_format, request.quality, seed) for picture, seed in pairs]
+    unsafe = developed.unsafe
+    return [replace(image, body=b"", unsafe=True) if index in unsafe else image for index, image in enumerate(images)]
 
 
 def decode_input(body: bytes, request: GenerationRequest, card: ModelCard) -> Image.Image:

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-import logging
-import math
 import os
 import threading
-import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
-from ..contract.card import ARGUMENTS, TUTORIAL, Defaults, Limits, ModelCard
-from ..contract.health import baked_card, card_beside
+from ..contract.health import baked_card
 from ..errors import DarkroomError, ModelUnavailable
 from ..logs import logger
 from ..settings import provide
-from .isolation import networks
+from .anatomy import denoiser_name, quiet
+from .cards import card_of, read_overrides
 from .sources import find, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
+    from ..contract.card import ModelCard
     from ..settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -54,7 +44,7 @@ def load_pipeline(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, 
     """
     provide(ONEDNN_PRIMITIVE_CACHE_CAPACITY=str(KERNELS))  # read by oneDNN when it is first used
     try:
-        with _quiet():
+        with quiet():
             return _load(settings, fetch)
     except DarkroomError as fault:
         raise ModelUnavailable(fault.message) from fault
@@ -153,156 +143,3 @@ def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         return max(1, min(have, round(int(share) / int(period))))
     except (OSError, ValueError):  # no cgroup, or no limit
         return have
-
-
-def read_overrides(model: Path) -> dict[str, Any]:
-    """``defaults`` and ``limits`` of the card next to the weights, which go before those derived from the pipeline.
-
-    A card that cannot be read, as an interrupted command may leave it, is named in the log and counts as none.
-    """
-    file = card_beside(model)
-    if not file.is_file():
-        return {}
-    try:
-        card = {**json.loads(file.read_text())}
-        return {name: dict(card[name]) for name in ("defaults", "limits") if name in card}
-    except (OSError, ValueError, TypeError) as fault:
-        logger.warning("the model's card cannot be read and is left aside", file=str(file), fault=str(fault))
-        return {}
-
-
-def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: dict[str, Any]) -> ModelCard:
-    """The card of a pipeline: parameters and defaults from its signature, sizes from its configuration.
-
-    Raises ModelUnavailable for a pipeline without a VAE or a denoiser.
-    """
-    drawing, signature, fields = from_image(pipe), dict(taken(pipe)), _fields(pipe)
-    if drawing is not None:
-        signature = {**taken(drawing), **signature}
-        # An input image is scaled to these whether or not the pipeline takes them.
-        fields |= _fields(drawing) | {"width", "height"}
-    parameters = [field for field in ARGUMENTS if field in fields]
-    if hasattr(pipe, "vae") and getattr(pipe, "vae", None) is None:
-        raise ModelUnavailable(f"{type(pipe).__name__} has no VAE")
-    side = _native_side(pipe)
-    named = arguments_of(drawing) | arguments_of(pipe) if drawing is not None else arguments_of(pipe)
-    defaults = {"width": side, "height": side} | {
-        field: signature[named[field]].default if _is_number(signature[named[field]].default) else default
-        for field, default in {**TUTORIAL, "strength": None}.items()
-        if field in named
-    }
-    limits = {"max_side": 2 * side} if side else {}
-    return ModelCard(
-        id=name,
-        revision=revision,
-        pipeline=type(pipe).__name__,
-        dtype=dtype,
-        parameters=parameters,
-        required=["image"] if drawing is pipe and not _draws_without_image(pipe) else [],
-        defaults=Defaults.model_validate(defaults | overrides.get("defaults", {})),
-        limits=Limits.model_validate(limits | overrides.get("limits", {})),
-        size_multiple=_size_multiple(pipe),
-    )
-
-
-def denoiser_name(pipe: Any) -> str:
-    """``unet`` or ``transformer``: the network that the pipeline calls at every step. Raises ModelUnavailable."""
-    for name in ("unet", "transformer"):
-        if getattr(pipe, name, None) is not None:
-            return name
-    raise ModelUnavailable(f"{type(pipe).__name__} has neither a unet nor a transformer")
-
-
-def denoisers(pipe: Any) -> dict[str, torch.nn.Module]:
-    """The networks that the pipeline calls at its steps, by name: of some there are two, each for a part of the steps.
-
-    The first is the one of :func:`denoiser_name`.
-    """
-    first = denoiser_name(pipe)
-    found = networks(pipe)
-    names = [first, *(name for name in found if name.startswith(first) and name != first)]
-    return {name: found[name] for name in names}
-
-
-def from_image(pipe: Any) -> Any:
-    """The image-to-image pipeline with the same components: ``pipe`` itself if it takes an image, else the class that
-    diffusers names ``…Img2ImgPipeline``; None if there is none.
-
-    diffusers' AutoPipeline would find it too, but importing that takes 0.7 s of every cold start.
-    """
-    if "image" in taken(pipe):
-        return pipe
-    kind = getattr(diffusers, type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline"), None)
-    if kind is None or not _fields(pipe) - {"width", "height"} <= _fields(kind):
-        return None
-    parts = {**pipe.config, **pipe.components}
-    wanted = inspect.signature(kind.__init__).parameters
-    if not {name for name, one in wanted.items() if one.default is one.empty and name != "self"} <= parts.keys():
-        return None  # it needs networks that this pipeline does not have
-    with _quiet():
-        variant = kind(**{name: parts[name] for name in wanted if name in parts})
-    variant.set_progress_bar_config(disable=True)
-    return variant
-
-
-def taken(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a pipeline's ``__call__``."""
-    return inspect.signature(pipe.__call__).parameters
-
-
-def arguments_of(pipe: Any) -> dict[str, str]:
-    """The request fields that have an effect on a pipeline (or a pipeline class), and the argument for each.
-
-    Models that learnt guidance take its scale as an input; beside it ``true_cfg_scale`` guides away from the negative
-    prompt. Where that is off by default, as with Flux, a negative prompt would do nothing; where it is on, as with
-    Qwen-Image, it is the guidance that people mean.
-    """
-    known = taken(pipe)
-    found = {field: argument for field, argument in ARGUMENTS.items() if argument in known}
-    if "true_cfg_scale" not in known:
-        return found
-    if known["true_cfg_scale"].default > 1:
-        return found | {"guidance_scale": "true_cfg_scale"}
-    return {field: argument for field, argument in found.items() if field != "negative_prompt"}
-
-
-def _fields(pipe: Any) -> set[str]:
-    return set(arguments_of(pipe))
-
-
-def _draws_without_image(pipe: Any) -> bool:
-    """Whether a pipeline that takes an image also works without one; one with a ControlNet does not."""
-    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
-
-    return type(pipe) in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() and getattr(pipe, "controlnet", None) is None
-
-
-def _native_side(pipe: Any) -> int | None:
-    """Pixels a side at which the model was trained; None if its configuration does not say."""
-    size = getattr(getattr(pipe, denoiser_name(pipe)).config, "sample_size", None)
-    return int(size * pipe.vae_scale_factor) if isinstance(size, int) and hasattr(pipe, "vae_scale_factor") else None
-
-
-def _size_multiple(pipe: Any) -> int:
-    """Width and height must be multiples of this: of the VAE's factor times the patch size, and of diffusers' own 8."""
-    processor = getattr(pipe, "image_processor", None)
-    factor = getattr(getattr(processor, "config", None), "vae_scale_factor", 8)
-    patch = getattr(getattr(pipe, denoiser_name(pipe)).config, "patch_size", 1)
-    return math.lcm(8, int(factor) * (patch if isinstance(patch, int) else 1))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the libraries' own warnings and progress bars while a model loads."""
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

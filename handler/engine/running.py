@@ -11,6 +11,7 @@ from ..errors import UnsafeContent
 from ..logs import logger
 from . import Developed, EncodedImage
 from .calls import SavedOutputs, TaskCalls
+from .reading import Reading
 from .slots import Slots
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ class PipelineEngine:
     def __init__(self, pipe: Any, card: ModelCard, compute: Compute, capacity: int = 1) -> None:
         import torch
 
+        from .anatomy import denoisers, from_image
         from .batcher import Batcher
         from .checkpoint import weights_of
-        from .loading import denoisers, from_image
 
         self.card, self.capacity, self.load_seconds = card, capacity, 0.0
         self.measured: Measured | None = None
@@ -98,7 +99,8 @@ class PipelineEngine:
         shared = self.pipe if call.get("image") is None else self.from_image
         calls = TaskCalls(self.batcher, observer, saved or SavedOutputs({}))
         calls.previewer = self.previewer
-        pipe = own(shared, partial(self._stand_in, calls))
+        reading = Reading()
+        pipe = own(shared, partial(self._stand_in, calls, reading))
         calls.begin(pipe)
         began = time.perf_counter()
         try:
@@ -114,7 +116,8 @@ class PipelineEngine:
         finally:
             calls.leave()
         ended = time.perf_counter()
-        if any(getattr(output, "nsfw_content_detected", None) or []):
+        flagged = [bool(one) for one in getattr(output, "nsfw_content_detected", None) or []]
+        if flagged and all(flagged):
             raise UnsafeContent("the model's safety checker refused the picture")
         first, last = calls.first or began, calls.last or began
         times = {"text": first - began, "denoise": last - first, "decode": ended - last}
@@ -124,6 +127,9 @@ class PipelineEngine:
             batch_size=calls.together,
             resumed_steps=len(calls.saved.stored),
             forward_share=calls.share,
+            unsafe=frozenset(index for index, is_unsafe in enumerate(flagged) if is_unsafe),
+            warnings=tuple(reading.warnings(call)),
+            prompt_tokens=max(reading.limits, default=None),
         )
 
     def untouched(self, call: dict[str, Any]) -> Any:
@@ -150,22 +156,21 @@ class PipelineEngine:
         return self.compute.run(draw)
 
     def encode(self, developed: Developed, request: GenerationRequest) -> list[EncodedImage]:
-        from .imaging import encode_image
+        from .imaging import encode_images
 
-        pairs = zip(developed.pictures, request.seeds(), strict=True)
-        return [encode_image(picture, request.output_format, request.quality, seed) for picture, seed in pairs]
+        return encode_images(developed, request)
 
     def close(self) -> None:
         self.compute.close()
 
-    def _stand_in(self, calls: TaskCalls, component: Any) -> Any:
+    def _stand_in(self, calls: TaskCalls, reading: Reading, component: Any) -> Any:
         """What takes the place of a network or a tokenizer in the pipeline of one task."""
         import torch
 
         from .seam import OnComputeThread, Seam, TaskTokenizer
 
         if not isinstance(component, torch.nn.Module):
-            return TaskTokenizer(component, self._tokenizing)
+            return TaskTokenizer(component, self._tokenizing, reading)
         if batcher := self._denoisers.get(id(component)):
             return Seam(component, calls.through(batcher), self.changes.add)
         if self.controlnet is not None and component is self.controlnet.denoiser:
@@ -186,7 +191,7 @@ def arguments(request: GenerationRequest, card: ModelCard, pipe: Any, picture: I
     """
     import torch
 
-    from .loading import arguments_of
+    from .anatomy import arguments_of
 
     values = {field: getattr(request, field) for field in card.parameters}
     if "seed" in values:

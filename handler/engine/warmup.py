@@ -39,8 +39,11 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
     for one whose numbers overflow.
     """
     pair, drawn = _first_pictures(engine)
-    calls = [partial(_call, engine, one) for one in pair]
     alone = [pixels(one.pictures) for one in drawn]
+    limits = engine.card.limits.model_copy(update={"prompt_tokens": drawn[0].prompt_tokens})
+    engine.card = engine.card.model_copy(update={"limits": limits})
+    pair = [_of_size(engine, one, alone[0]) for one in pair]
+    calls = [partial(_call, engine, one) for one in pair]
     # the second's time: the first one paid for first use
     engine.measured = _if_it_can("its speed is not known", lambda: timed(drawn[-1], pair[-1]))
     reason = unproven(engine, calls, alone)
@@ -81,6 +84,14 @@ def _request(engine: PipelineEngine, steps: int | None) -> GenerationRequest:
         asked |= {"image": "any", "strength": 1.0, **size}  # with less strength none of these few steps would be run
     asked = {name: value for name, value in asked.items() if name in engine.card.parameters}
     return engine.card.resolve(GenerationRequest(prompt="a", seed=0, **asked))
+
+
+def _of_size(engine: PipelineEngine, request: GenerationRequest, drawn: Any) -> GenerationRequest:
+    """The request with the size of what was ``drawn`` of it, which goes onto the card where that does not know it."""
+    if "width" in engine.card.parameters and engine.card.defaults.width is None and request.image is None:
+        size = {"width": drawn.shape[2], "height": drawn.shape[1]}
+        engine.card = engine.card.model_copy(update={"defaults": engine.card.defaults.model_copy(update=size)})
+    return engine.card.resolve(request)
 
 
 def _call(engine: PipelineEngine, request: GenerationRequest) -> dict[str, Any]:

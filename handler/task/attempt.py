@@ -203,9 +203,11 @@ class Attempt:
         return self.saved.save(self._running, self._step)
 
     def upload(self, index: int, image: EncodedImage) -> Image:
-        """Uploads an image. No record names it yet: after a crash here the doctor deletes it."""
-        key = self._store.image_key(self.record.task_id, self.record.attempt, index, image.extension)
-        self._store.put_image(key, image.body, image.content_type)
+        """Uploads an image, unless it is unsafe. No record names it yet: after a crash here the doctor deletes it."""
+        key = ""
+        if not image.unsafe:
+            key = self._store.image_key(self.record.task_id, self.record.attempt, index, image.extension)
+            self._store.put_image(key, image.body, image.content_type)
         return Image(
             key=key,
             seed=image.seed,
@@ -213,7 +215,8 @@ class Attempt:
             height=image.height,
             content_type=image.content_type,
             bytes=len(image.body),
-            sha256=sha256(image.body).hexdigest(),
+            sha256=sha256(image.body).hexdigest() if key else "",
+            unsafe=image.unsafe,
         )
 
     def complete(self, images: list[Image], timings: Timings, **run: Any) -> None:

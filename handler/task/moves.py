@@ -34,6 +34,7 @@ from ..contract.record import (
     PastAttempt,
     Progress,
     Record,
+    Remark,
     Timings,
 )
 from ..contract.statuses import TERMINAL
@@ -143,12 +144,13 @@ def claim(
     )
 
 
-def _begun_anew(record: Record, model: ModelRef) -> list[str]:
+def _begun_anew(record: Record, model: ModelRef) -> list[Remark]:
     """A picture is of one dtype from its first step to its last."""
     old = record.model
     if old is None or old.dtype == model.dtype or not record.saved_step:
         return []
-    return [f"begun anew in {model.dtype}: the {record.saved_step} steps that were saved are of {old.dtype}"]
+    text = f"begun anew in {model.dtype}: the {record.saved_step} steps that were saved are of {old.dtype}"
+    return [Remark(message=text)]
 
 
 def lapsed(record: Record, now: datetime, age: float) -> Record:
@@ -201,7 +203,7 @@ def beat(
 def complete(
     record: Record, *, now: datetime, images: list[Image], timings: Timings, done: Done | None = None, **run: Any
 ) -> Record:
-    """The commit mark: before this record is written, nothing has happened. ``run``: batch_size, cold_start."""
+    """The commit mark: before this, nothing has happened. ``run``: batch_size, cold_start, warnings."""
     _held(record)
     steps = record.request.steps if record.request else None
     progress = record.progress or Progress(step=steps or 0, steps=steps or 0, fraction=0)

@@ -6,7 +6,7 @@ import errno
 import time
 from typing import TYPE_CHECKING
 
-from ..contract.record import Record, Timings
+from ..contract.record import Record, Remark, Timings
 from ..errors import DarkroomError, Internal, LostRace, PipelineRefused, Suspended, WorkerBroken
 from ..logs import logger, new_log_id
 from ..task import inputs
@@ -84,7 +84,9 @@ class AttemptRunner:
             upload=ended - uploading,
             total=ended - began,
         )
-        attempt.complete(images, timings, batch_size=developed.batch_size, cold_start=cold)
+        new = [Remark(field=field, message=message) for field, message in developed.warnings]
+        warnings = [*attempt.record.warnings, *new]
+        attempt.complete(images, timings, warnings=warnings, batch_size=developed.batch_size, cold_start=cold)
         self._metrics.completed(attempt.record, developed)
         logger.info("completed", task_id=attempt.record.task_id, seconds=timings.total)
 

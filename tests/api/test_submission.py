@@ -57,6 +57,7 @@ def test_a_request_is_recorded_and_queued(submit: Submit, store: TaskStore, queu
         "status_url": "/results/fresh-id",
         "result_url": "/results/fresh-id?wait=20",
         "cancel_url": "/results/fresh-id",
+        "prompt_tokens": 24,  # of the built-in model, whose card everybody has
     }
     record = record_of(store, "fresh-id")
     assert (record.status, record.sequence) == ("pending", 1)

@@ -295,6 +295,16 @@ def test_a_picture_that_is_not_the_records_is_refused(darkroom: Darkroom, store:
         darkroom.images("mine")
 
 
+def test_an_unsafe_picture_is_left_out_and_the_others_keep_their_names(
+    darkroom: Darkroom, settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
+) -> None:
+    plain.unsafe = frozenset({0})
+    with worker(settings, store, queue, plain):
+        darkroom.submit("fox", task_id="mine", num_images=3, seed=1)
+        darkroom.wait("mine")
+    assert [(one.name, one.about.seed) for one in darkroom.images("mine")] == [("mine-1.png", 2), ("mine-2.png", 3)]
+
+
 def test_urls_that_have_run_out_are_asked_for_anew(
     darkroom: Darkroom, settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine
 ) -> None:
@@ -302,7 +312,8 @@ def test_urls_that_have_run_out_are_asked_for_anew(
         darkroom.submit("fox", task_id="mine")
         result = darkroom.wait("mine")
     (image,) = result.images
-    stale = result.model_copy(update={"images": [image.model_copy(update={"url": image.url.replace("mine", "gone")})]})
+    gone = (image.url or "").replace("mine", "gone")
+    stale = result.model_copy(update={"images": [image.model_copy(update={"url": gone})]})
     (picture,) = darkroom.images(stale)
     assert sha256(picture.body).hexdigest() == image.sha256
 

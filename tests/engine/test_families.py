@@ -19,8 +19,9 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizerFast
 
 from handler.engine import Developed
+from handler.engine.anatomy import denoiser_name
+from handler.engine.cards import card_of
 from handler.engine.compute import Compute
-from handler.engine.loading import card_of, denoiser_name
 from handler.engine.running import PipelineEngine
 from handler.errors import Internal, OutOfMemory, WorkerBroken
 from handler.settings import BUILT_IN_MODEL

@@ -21,8 +21,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from handler.api.models import models
 from handler.contract.request import GenerationRequest, parse
+from handler.engine.anatomy import from_image, taken
+from handler.engine.cards import card_of
 from handler.engine.compute import Compute
-from handler.engine.loading import card_of, from_image, load_pipeline, taken, tune
+from handler.engine.loading import load_pipeline, tune
 from handler.engine.running import PipelineEngine
 from handler.engine.starting import start
 from handler.errors import InvalidRequest

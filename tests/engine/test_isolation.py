@@ -13,10 +13,12 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from transformers import AutoTokenizer
 
+from handler.engine.anatomy import denoisers
 from handler.engine.batcher import Batcher
 from handler.engine.calls import SavedOutputs, TaskCalls
+from handler.engine.cards import card_of
 from handler.engine.isolation import networks, own
-from handler.engine.loading import card_of, denoisers
+from handler.engine.reading import Reading
 from handler.engine.running import PipelineEngine
 from handler.engine.seam import StandIn, TaskTokenizer
 from handler.settings import BUILT_IN_MODEL
@@ -61,7 +63,7 @@ def test_what_is_changed_through_a_stand_in_is_told() -> None:
 def test_what_one_task_sets_on_a_tokenizer_is_its_own(tokenizer: Any) -> None:
     """As Sana and others do: they set the side and call it."""
     lock = threading.RLock()
-    one, other = (cast("Any", TaskTokenizer(tokenizer, lock)) for _ in range(2))
+    one, other = (cast("Any", TaskTokenizer(tokenizer, lock, Reading())) for _ in range(2))
     one.padding_side = "left"
 
     def ids(mine: Any) -> list[int]:
@@ -83,7 +85,7 @@ def test_tokenizers_set_in_many_ways_at_once(tokenizer: Any) -> None:
     lock, wrong = threading.RLock(), []
 
     def use(number: int) -> None:
-        mine = cast("Any", TaskTokenizer(tokenizer, lock))
+        mine = cast("Any", TaskTokenizer(tokenizer, lock, Reading()))
         mine.padding_side = ("left", "right")[number % 2]
         for _ in range(50):
             got = mine("a red fox", padding="max_length", max_length=10 + number, truncation=True).input_ids

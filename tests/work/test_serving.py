@@ -14,16 +14,18 @@ import pytest
 
 from handler.aws.queue import TaskQueue
 from handler.aws.store import TaskStore
-from handler.contract.record import ModelRef, Record, Timings
+from handler.contract.record import ModelRef, Record, Remark, Timings
 from handler.contract.request import GenerationRequest
+from handler.contract.responses import ResultResponse
 from handler.errors import DarkroomError, Internal, ModelUnavailable, OutOfMemory, UnsafeContent, WorkerBroken
 from handler.generate import app, handle
 from handler.task import moves
 from handler.work.serving import Generate
 
-from ..support import Clock, PlainEngine, event_of, held, lose_the_lease, record_of, sqs_event
+from ..support import Clock, PlainEngine, answer_of, event_of, held, http_event, lose_the_lease, record_of, sqs_event
 
 if TYPE_CHECKING:
+    from handler.api.results import Status
     from handler.api.submission import Submit
     from handler.engine import Developed, Engine, Observer
     from handler.settings import Settings
@@ -201,6 +203,32 @@ def test_a_permanent_fault_ends_the_task(
     assert record.status == "failed"
     assert record.error is not None
     assert (record.error.code, record.error.message) == (fault.code, fault.message)
+
+
+def test_an_unsafe_picture_keeps_no_other(
+    generate: Generate, store: TaskStore, plain: PlainEngine, status: Status
+) -> None:
+    plain.unsafe, plain.warnings = frozenset({1}), (("prompt", "the model reads 77 tokens; 23 more were cut"),)
+    generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine", "num_images": 4, "seed": 5}'), None)
+    record = record_of(store, "mine")
+    assert record.status == "completed"
+    assert [(image.seed, image.unsafe, bool(image.key)) for image in record.images] == [
+        (5, False, True),
+        (6, True, False),
+        (7, False, True),
+        (8, False, True),
+    ]
+    assert store.objects_of("mine").keys() == {image.key for image in record.images if image.key}
+    assert record.warnings == [Remark(field="prompt", message="the model reads 77 tokens; 23 more were cut")]
+    reply = status.handle(http_event("GET", "/results/mine", query={"inline": "base64"}), None)
+    shown = ResultResponse.model_validate(answer_of(reply)[1])
+    assert [(one.unsafe, one.url is None, one.base64 is None) for one in shown.images] == [
+        (False, False, False),
+        (True, True, True),
+        (False, False, False),
+        (False, False, False),
+    ]
+    assert shown.image_base64 == shown.images[0].base64
 
 
 def test_a_passing_fault_gives_the_task_back(

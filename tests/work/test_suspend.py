@@ -340,6 +340,6 @@ def test_a_worker_of_another_dtype_begins_anew_and_says_so(
     record = record_of(store, "mine")
     assert record.status == "completed"
     (warning,) = record.warnings
-    assert warning.startswith("begun anew in bfloat16")
+    assert warning.message.startswith("begun anew in bfloat16")
     assert other.resumed == [b""]
     assert store.read_checkpoint("mine", "aa")  # S3's lifecycle deletes it with the task

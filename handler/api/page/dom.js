@@ -1,4 +1,4 @@
-// Elements, made without HTML: whatever comes from outside becomes text or an attribute, never markup.
+// Elements without HTML: what comes from outside becomes text or an attribute, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -22,7 +22,7 @@ export const svg = (tag, attributes = {}, ...children) => fill(document.createEl
 
 export const put = (element, ...children) => element.replaceChildren(...some(children));
 
-// Writes only what differs: a screen reader would read the same text again, and a selection would be lost.
+// Writes only what differs: a screen reader would read it again, a selection be lost.
 export function say(element, text) {
 	if (element.textContent !== text) element.textContent = text;
 }

@@ -14,7 +14,7 @@ export class Form {
 	#sending = false;
 	#pending = { body: "", key: "" };
 
-	// `send(request, key)` submits; the same request again, after an answer got lost, comes with the same key.
+	// `send(request, key)` submits; the same request again, after a lost answer, has the same key.
 	constructor(send) {
 		this.#send = send;
 		by("form").addEventListener("submit", (event) => { event.preventDefault(); this.#submit(); });
@@ -62,7 +62,7 @@ export class Form {
 		return Object.fromEntries(["prompt", ...names].map((name) => [name, this.#control(name).value]));
 	}
 
-	// The request, and the faults that need no server: a number field does not give out a text that is no number.
+	// The request, and the faults that need no server: a number field gives out no text.
 	#request() {
 		const request = { prompt: by("prompt").value }, faults = [];
 		for (const { name } of this.#parameters) {

@@ -22,19 +22,22 @@ export function ring() {
 	return { element, set };
 }
 
-// How far a task is by now: between two answers it goes on at the pace it had, and never to the end by itself.
+// How far a task is: between two answers it goes on at its pace, never to the end by itself.
 export function progressOf({ task, taken }, now, frozen) {
 	if (!task.progress || task.status !== "processing") return 0;
 	const { fraction, eta_seconds: eta } = task.progress, since = frozen ? 0 : (now - taken) / 1000;
 	return eta > 0 ? Math.max(fraction, Math.min(0.99, fraction + ((1 - fraction) * since) / (eta + 0.5))) : fraction;
 }
 
-export const picture = ({ url, width, height }, alt, onerror) =>
-	h("img", { src: url, alt, width, height, class: Math.max(width, height) <= 160 && "small", onerror });
+const cross = (said) => svg("svg", { class: "cross", viewBox: "0 0 100 100", ...said }, svg("path", { d: CROSS }));
+
+export const picture = ({ url, unsafe, width, height }, alt, onerror) => (unsafe
+	? cross({ role: "img", "aria-label": "Not kept: unsafe" })
+	: h("img", { src: url, alt, width, height, class: Math.max(width, height) <= 160 && "small", onerror }));
 
 // What a frame holds as long as there is no picture.
 export function inside(task, { element }) {
-	if (ENDED.has(task.status)) return svg("svg", { class: "cross", viewBox: "0 0 100 100", "aria-hidden": "true" }, svg("path", { d: CROSS }));
+	if (ENDED.has(task.status)) return cross({ "aria-hidden": "true" });
 	return [task.preview_url && h("img", { class: "preview", src: task.preview_url, alt: "" }), element];
 }
 
@@ -82,7 +85,7 @@ export class Sheet {
 
 	#counted() {
 		const all = this.#tasks.all(), going = all.filter((task) => !ENDED.has(task.status)).length;
-		const pictures = all.reduce((sum, { images }) => sum + images.length, 0);
+		const pictures = all.reduce((sum, { images }) => sum + images.filter((one) => !one.unsafe).length, 0);
 		by("empty").hidden = all.length > 0;
 		by("older").hidden = !this.#tasks.more;
 		say(by("count"), all.length ? `${pictures} ${pictures === 1 ? "picture" : "pictures"}${going ? `, ${going} under way` : ""}` : "");

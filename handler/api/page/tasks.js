@@ -40,7 +40,7 @@ export class Tasks extends EventTarget {
 		this.#plan();
 	}
 
-	// The task's id. The same `key` (Idempotency-Key) again is the same task, however often the answer got lost.
+	// The task's id. The same `key` (Idempotency-Key) is the same task, however often it is sent.
 	async submit(request, key) {
 		return this.#sent("generate", request, write(request), key);
 	}
@@ -104,7 +104,7 @@ export class Tasks extends EventTarget {
 		this.dispatchEvent(new CustomEvent("change", { detail: task.task_id }));
 	}
 
-	// Sleeps until something is due: nothing while nobody looks; while the line is down one try, when it says.
+	// Sleeps until something is due: nothing while nobody looks; one try while the line is down.
 	#plan() {
 		clearTimeout(this.#timer);
 		if (document.hidden) return;
@@ -190,7 +190,7 @@ export class Tasks extends EventTarget {
 	}
 }
 
-// Seconds between questions where the server does not say: often at first, seldom for what takes long.
+// Seconds between questions where the server says none: often at first, then seldom.
 function pace(task) {
 	const age = (Date.now() - Date.parse(task.created_at)) / 1000;
 	return Math.min(5, Math.max(0.7, age / 20));

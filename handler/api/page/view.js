@@ -36,7 +36,7 @@ export class View {
 		addEventListener("resize", () => this.#fit());
 	}
 
-	// Shows what the address names: so a view survives a reload, goes with the back button and can be passed on.
+	// Shows what the address names: a view survives a reload, goes with the back button.
 	route() {
 		const named = /^#task\/([\w.-]+)(?:\/(\d+))?$/.exec(location.hash);
 		if (!named) {
@@ -97,16 +97,16 @@ export class View {
 		const task = this.#tasks.get(this.#id)?.task, parts = this.#parts;
 		if (!task) return;
 		const { request, images } = task, ended = ENDED.has(task.status), broken = () => this.#tasks.renew(this.#id);
-		const there = [images.length, ended && !images.length && request, request, request, !ended];
-		ACTS.forEach((name, index) => { parts[name].hidden = !there[index]; });
 		this.#index = Math.max(0, Math.min(this.#index, images.length - 1));
+		const image = images[this.#index];
+		const there = [image && !image.unsafe, ended && !images.length && request, request, request, !ended];
+		ACTS.forEach((name, index) => { parts[name].hidden = !there[index]; });
 		this.tick(Date.now(), this.#line.lost !== null);
 		const shows = JSON.stringify([task, this.#index]);
 		if (shows === this.#shown) return;
 		this.#shown = shows;
 		say(parts.title, title(task));
 		document.title = `${title(task).slice(0, 60)} · Darkroom`;
-		const image = images[this.#index];
 		put(parts.figure, image ? picture(image, title(task), broken) : inside(task, parts.ring));
 		put(parts.strip, images.length > 1 && images.map((one, index) => h("a", {
 			href: hash(task.task_id, index), "aria-current": index === this.#index && "true", "aria-label": `Picture ${index + 1} of ${images.length}`,
