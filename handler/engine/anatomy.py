@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     import torch
 
 
+IDLE = {
+    "AmusedPipeline": ("num_images",),  # its scheduler takes one generator, and each picture has one of its own
+    "DreamLiteMobilePipeline": ("guidance_scale",),  # distilled: "accepted for API parity; ignored"
+    "StableDiffusionPanoramaPipeline": ("num_images",),  # of several pictures each is another than of its seed alone
+}
+"""Request fields that a pipeline has an argument for, and that would not do what they promise."""
+
+
 def denoiser_name(pipe: Any) -> str:
     """``unet`` or ``transformer``: the network that the pipeline calls at every step. Raises ModelUnavailable."""
     for name in ("unet", "transformer"):
@@ -75,8 +83,9 @@ def arguments_of(pipe: Any) -> dict[str, str]:
     Qwen-Image, it is the guidance that people mean. Models that were distilled without it, as FLUX.1-schnell, have no
     such input.
     """
-    known = taken(pipe)
-    found = {field: argument for field, argument in ARGUMENTS.items() if argument in known}
+    name = (pipe if isinstance(pipe, type) else type(pipe)).__name__.replace("Img2Img", "")
+    known, idle = taken(pipe), IDLE.get(name, ())
+    found = {field: argument for field, argument in ARGUMENTS.items() if argument in known and field not in idle}
     if "true_cfg_scale" not in known:
         return found
     if known["true_cfg_scale"].default > 1:

@@ -33,11 +33,6 @@ ALONE = {
 """Each for a reason that the log tells at load: a merged forward differs, or the pipeline changes its networks."""
 REFUSED = {"Ideogram4Pipeline": "Only one of `guidance_scale` and `guidance_schedule` may be set."}
 """By the pipeline itself, which has defaults for both."""
-BROKEN = {
-    "AmusedPipeline": "its scheduler takes one generator, and two images have a seed each",
-    "DreamLiteMobilePipeline": "it takes a guidance scale and leaves it aside",
-    "StableDiffusionPanoramaPipeline": "of two images it draws others than of each seed alone",
-}
 FEW = {
     "QwenImagePipeline",
     "SanaPipeline",
@@ -50,8 +45,7 @@ CHAOTIC = {"IFPipeline": 2.0}
 
 
 def marks_of(name: str) -> list[pytest.MarkDecorator]:
-    broken = [pytest.mark.xfail(reason=BROKEN[name])] if name in BROKEN else []
-    return broken if name in FEW else [*broken, pytest.mark.families]
+    return [] if name in FEW else [pytest.mark.families]
 
 
 @pytest.mark.parametrize("family", [pytest.param(one, id=one.name, marks=marks_of(one.name)) for one in FAMILIES])
