@@ -46,7 +46,8 @@ def check_finite(output: object, what: str) -> None:
             check_finite(one, what)
     elif isinstance(output, torch.Tensor) and output.is_floating_point() and not torch.isfinite(output).all():
         dtype = str(output.dtype).removeprefix("torch.")
-        raise NotFinite(f"{what} is not finite in {dtype}: such a model needs DTYPE=bfloat16 or DTYPE=float32")
+        wider = "" if dtype == "float32" else ": such a model needs DTYPE=bfloat16 or DTYPE=float32"
+        raise NotFinite(f"{what} is not finite in {dtype}{wider}")
 
 
 def free_memory() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
+from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertTokenizer,
@@ -87,6 +91,23 @@ def t5() -> Any:
 
 def xlm_roberta() -> Any:
     return XLMRobertaTokenizer(vocab=_pieces("<s>", "<pad>", "</s>", "<unk>"), model_max_length=512)
+
+
+def chatglm() -> Any:
+    """Kolors' own, whose vocabulary is sentencepiece's: a file, which is copied when the tokenizer is saved."""
+    kept = TemporaryDirectory()
+    folder = Path(kept.name)
+    (folder / "text").write_text("\n".join(TEXT * 20))
+    SentencePieceTrainer.train(
+        input=str(folder / "text"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=120,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    tokenizer = ChatGLMTokenizer(str(folder / "tokenizer.model"))
+    tokenizer.kept = kept
+    return tokenizer
 
 
 def bert() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers
+import torch
 from diffusers.pipelines.latent_diffusion import pipeline_latent_diffusion as ldm
 
 from tests.families import autoencoders, encoders, tokenizers
@@ -94,6 +95,49 @@ def sdxl(pipeline: Any = diffusers.StableDiffusionXLPipeline) -> Any:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
     )
     return pipeline(unet=denoiser, vae=vae, scheduler=scheduler, **texts)
+
+
+def kolors() -> Any:
+    """Stable Diffusion XL's denoiser with one large language model in place of two CLIPs."""
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel  # which warns as it is read
+
+    tokenizer = tokenizers.chatglm()
+    text_encoder = ChatGLMModel(
+        ChatGLMConfig(
+            num_layers=2,
+            padded_vocab_size=tokenizer.vocab_size + 16,
+            hidden_size=encoders.WIDTH,
+            ffn_hidden_size=2 * encoders.WIDTH,
+            kv_channels=encoders.WIDTH // 4,
+            num_attention_heads=4,
+            multi_query_attention=True,
+            multi_query_group_num=2,
+            add_qkv_bias=True,
+            seq_length=256,
+            original_rope=True,
+        )
+    )
+    denoiser = unet(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + encoders.WIDTH,
+        use_linear_projection=True,
+        transformer_layers_per_block=(1, 2),
+    )
+    vae = autoencoders.kl(scaling_factor=0.13025)
+    enliven(text_encoder, denoiser, vae)
+    with torch.no_grad():
+        for name, weights in text_encoder.named_parameters():
+            if weights.ndim == 1:  # it leaves them as the memory was
+                weights.fill_(float("norm" in name))
+            elif "layers" in name:  # its last states are not normed: as large as these they drown all rounding
+                weights.mul_(0.2)
+    scheduler = diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.014, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+    )
+    return diffusers.KolorsPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=denoiser, scheduler=scheduler
+    )
 
 
 def sdxl_pag() -> Any:
@@ -238,6 +282,7 @@ FAMILIES = (
     Family("LatentConsistencyModelPipeline", latent_consistency, (32, 32)),
     Family("StableDiffusionPAGPipeline", stable_diffusion_pag, (32, 32)),
     Family("StableDiffusionXLPAGPipeline", sdxl_pag, (32, 32)),
+    Family("KolorsPipeline", kolors, (32, 32)),
     Family("IFPipeline", deepfloyd, (32, 32)),
     Family("LDMTextToImagePipeline", latent_diffusion, (64, 64)),
     Family("Kandinsky3Pipeline", kandinsky_3, (64, 64)),
