@@ -142,7 +142,10 @@ class Settings:
         False, "`1`: metrics in CloudWatch's embedded format on stdout, where CloudWatch Logs finds them"
     )
     log_level: str = _setting("INFO", "Least level of the JSON log", one_of=("DEBUG", "INFO", "WARNING", "ERROR"))
-    cache_dir: str = _setting("/tmp/darkroom", "Where models from S3 are kept on this machine")  # noqa: S108
+    cache_dir: str = _setting(
+        "/tmp/darkroom",  # noqa: S108
+        "Where models from S3, and what was proven of models, are kept on this machine",
+    )
     darkroom_endpoint: str = _setting(
         "",
         "URL of the HTTP API, for client and command line; unset, they use `BUCKET` and `QUEUE_URL` directly",

@@ -7,6 +7,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
 
 import botocore.session
 import pytest
@@ -18,6 +19,7 @@ from handler.aws.queue import TaskQueue
 from handler.aws.store import TaskStore
 from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
 from handler.contract.record import Record
+from handler.engine import kept
 from handler.engine.starting import start
 from handler.settings import Settings, around_proxies
 from handler.work.serving import Generate
@@ -70,6 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             elsewhere = spawns or item.nodeid.startswith(SMALL)
             item.add_marker(pytest.mark.xdist_group("spawns" if elsewhere else "pipeline"))
     items.sort(key=lambda item: item.get_closest_marker("pipeline") is None)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_proven_before(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Or a test that loads a model would prove nothing, the second time."""
+    monkeypatch.setattr(kept, "FOLDER", str(tmp_path_factory.getbasetemp() / f"proofs-{uuid4()}"))
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,9 @@ from ..contract.health import Measured
 from ..contract.request import GenerationRequest
 from ..errors import DarkroomError, ModelUnavailable, NotFinite
 from ..logs import logger
+from . import kept
 from .preview import fit_previewer
-from .proof import NoObserver, pixels, unproven
+from .proof import NEVER_MET, NoObserver, pixels, unproven
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,37 +36,54 @@ STEPS = 3
 def warm_up(engine: PipelineEngine, settings: Settings) -> None:
     """Runs the pipeline so that no task pays for first use; tests merging; sets ``capacity`` and ``measured``.
 
-    A measurement that fails is left out. Raises ModelUnavailable for a pipeline that cannot be drawn with, NotFinite
-    for one whose numbers overflow.
+    What an earlier start has proven and kept is not proven again. A measurement that fails is left out. Raises
+    ModelUnavailable for a pipeline that cannot be drawn with, NotFinite for one whose numbers overflow.
     """
-    pair, drawn = _first_pictures(engine)
+    name = kept.name_of(engine, settings)
+    known = kept.read(name, settings)
+    pair, drawn = _first_pictures(engine, 1 if known else 2)
     alone = [pixels(one.pictures) for one in drawn]
     limits = engine.card.limits.model_copy(update={"prompt_tokens": drawn[0].prompt_tokens})
     engine.card = engine.card.model_copy(update={"limits": limits})
     pair = [_of_size(engine, one, alone[0]) for one in pair]
-    calls = [partial(_call, engine, one) for one in pair]
-    # the second's time: the first one paid for first use
-    engine.measured = _if_it_can("its speed is not known", lambda: timed(drawn[-1], pair[-1]))
-    reason = unproven(engine, calls, alone)
-    if reason:
+    proof = known or _prove(engine, settings, pair, drawn)
+    engine.measured = proof.measured
+    if proof.alone:
         engine.draw_alone()
-        logger.warning("tasks are drawn one at a time", reason=reason)
+        logger.warning("tasks are drawn one at a time", reason=proof.alone)
+    else:
+        engine.capacity = proof.capacity or 1
+    if known is None and proof.capacity and proof.alone != NEVER_MET:
+        kept.keep(name, proof, settings)
     if settings.previews:
         run = partial(engine.run, observer=NoObserver())
         engine.previewer = _if_it_can(
             "there are no previews", lambda: fit_previewer(run, _arguments(engine, pair[0]), alone[0])
         )
-    if not reason:
-        engine.capacity = settings.max_batch or _if_it_can("one task at a time", lambda: measure(engine)) or 1
-    logger.info("tasks at a time", capacity=engine.capacity, merging=engine.batcher.merging)
+    logger.info(
+        "tasks at a time", capacity=engine.capacity, merging=engine.batcher.merging, proven_before=known is not None
+    )
 
 
-def _first_pictures(engine: PipelineEngine) -> tuple[list[GenerationRequest], list[Developed]]:
-    """Two requests and what the engine drew of them: of few steps, or of as many as the pipeline wants."""
+def _prove(
+    engine: PipelineEngine, settings: Settings, pair: list[GenerationRequest], drawn: list[Developed]
+) -> kept.Proof:
+    """``drawn``: what the engine drew of the two requests of ``pair``, each alone."""
+    calls = [partial(_call, engine, one) for one in pair]
+    # the second's time: the first one paid for first use
+    measured = _if_it_can("its speed is not known", lambda: timed(drawn[-1], pair[-1]))
+    reason = unproven(engine, calls, [pixels(one.pictures) for one in drawn])
+    if reason:
+        return kept.Proof(reason, 1, measured)
+    return kept.Proof("", settings.max_batch or _if_it_can("one task at a time", lambda: measure(engine)), measured)
+
+
+def _first_pictures(engine: PipelineEngine, count: int) -> tuple[list[GenerationRequest], list[Developed]]:
+    """Two requests, or one, and what the engine drew of them: of few steps, or of as many as the pipeline wants."""
     fault: Exception | None = None
     for steps in (STEPS, None):
         first = _request(engine, steps)
-        pair = [first, first.model_copy(update={"prompt": "b", "seed": 1})]
+        pair = [first, first.model_copy(update={"prompt": "b", "seed": 1})][:count]
         try:
             return pair, [engine.run(_call(engine, one), NoObserver()) for one in pair]
         except NotFinite:

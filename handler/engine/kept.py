@@ -1,0 +1,106 @@
+"""Keeps what was proven and measured of a model, in CACHE_DIR: the next start on such a machine need not do it anew."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..contract.health import Measured
+from ..logs import logger
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from .running import PipelineEngine
+
+FOLDER = "proofs"
+LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """``alone``: why tasks are drawn one at a time, empty if two together were proven to draw what each draws alone.
+
+    ``capacity``: the most tasks at a time; ``measured``: the speed of one alone. None where it could not be
+    measured: a capacity then at the next start, again.
+    """
+
+    alone: str
+    capacity: int | None
+    measured: Measured | None
+
+
+def name_of(engine: PipelineEngine, settings: Settings) -> str:
+    """SHA-256 (hex) of all that a proof depends on: the weights and configurations of every network, the scheduler, the
+    types, the device, the libraries, our own code, and the settings that have a say in it.
+    """
+    from .checkpoint import weights_of
+    from .isolation import networks
+
+    pipe, parts = engine.pipe, networks(engine.pipe)
+    told = {
+        "pipeline": [type(pipe).__name__, dict(pipe.config)],
+        "parts": {name: dict(getattr(one, "config", {}) or {}) for name, one in _configured(parts)},
+        "scheduler": dict(getattr(getattr(pipe, "scheduler", None), "config", {})),
+        "weights": engine.compute.run(lambda: weights_of(list(parts.values()))),
+        "types": [engine.card.dtype, *(str(getattr(one, "dtype", "")) for one in parts.values())],
+        "defaults": engine.card.defaults.model_dump(),
+        "device": _device(engine),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "code": _code(),
+        "settings": [settings.max_batch, settings.compile],
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read(name: str, settings: Settings) -> Proof | None:
+    """What was kept under this name; None if there is nothing, or nothing that can be read."""
+    try:
+        found = json.loads(_file(name, settings).read_text())
+        return Proof(str(found["alone"]), int(found["capacity"]), Measured.read(found["measured"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def keep(name: str, proof: Proof, settings: Settings) -> None:
+    """Writes it, whole or not at all. Where nothing can be written the next start proves it again."""
+    file = _file(name, settings)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as scratch:
+            json.dump(asdict(proof), scratch)
+        Path(scratch.name).replace(file)
+    except OSError as fault:
+        logger.info("what was proven of the model is not kept", fault=type(fault).__name__)
+
+
+def _file(name: str, settings: Settings) -> Path:
+    return Path(settings.cache_dir) / FOLDER / f"{name}.json"
+
+
+def _configured(parts: dict[str, Any]) -> list[tuple[str, Any]]:
+    """diffusers' networks; those of transformers have configurations that no dict can be made of."""
+    return [(name, one) for name, one in parts.items() if hasattr(one, "register_to_config")]
+
+
+def _device(engine: PipelineEngine) -> list[object]:
+    import torch
+
+    device = engine.batcher.device
+    if device.type == "cuda":
+        return [torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cuda.matmul.allow_tf32]
+    return [device.type, platform.machine(), os.cpu_count(), engine.compute.run(torch.get_num_threads)]
+
+
+def _code() -> str:
+    """Of the engine: a release that draws otherwise proves anew."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

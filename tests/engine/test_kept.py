@@ -1,0 +1,150 @@
+"""What was proven of a model is kept, and proven again when anything that it depends on has changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from handler.engine import kept, warmup
+from handler.engine.cards import card_of
+from handler.engine.compute import Compute
+from handler.engine.proof import unproven
+from handler.engine.running import PipelineEngine
+from handler.settings import Settings
+
+from ..families import unets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("ignore")]  # diffusers' deprecations
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(kept, "FOLDER", "proofs")
+    return Settings(dtype="float32", cache_dir=str(tmp_path), max_batch=4)
+
+
+@pytest.fixture
+def proofs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A line for each proof that was made."""
+    made: list[str] = []
+
+    def noted(engine: PipelineEngine, *args: Any) -> str:
+        made.append(engine.card.id)
+        return unproven(engine, *args)
+
+    monkeypatch.setattr(warmup, "unproven", noted)
+    return made
+
+
+@pytest.fixture
+def start(settings: Settings) -> Iterator[Callable[..., PipelineEngine]]:
+    engines = []
+
+    def begin(change: Callable[[Any], object] = lambda _: None, dtype: str = "float32", **other: Any) -> PipelineEngine:
+        torch.manual_seed(0)
+        pipe = unets.stable_diffusion().to(getattr(torch, dtype))
+        pipe.set_progress_bar_config(disable=True)
+        change(pipe)
+        engine = PipelineEngine(pipe, card_of(pipe, "a-model", None, dtype, {}), Compute())
+        engines.append(engine)
+        warmup.warm_up(engine, replace(settings, **other))
+        return engine
+
+    yield begin
+    for engine in engines:
+        engine.close()
+
+
+def test_the_next_start_does_not_prove_it_again(start: Callable[..., PipelineEngine], proofs: list[str]) -> None:
+    first, second = start(), start()
+    assert proofs == ["a-model"]
+    assert (second.capacity, second.batcher.merging, second.measured) == (4, True, first.measured)
+    assert second.card == first.card
+
+
+def test_what_is_drawn_alone_is_so_again(
+    start: Callable[..., PipelineEngine], proofs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.engine.proof._together", lambda *_: 1.0)
+    for _ in range(2):
+        engine = start()
+        assert (engine.capacity, engine.batcher.merging) == (1, False)
+    assert len(proofs) == 1
+
+
+@pytest.mark.parametrize("what", ["meeting", "measuring"])
+def test_what_could_not_be_told_is_not_kept(
+    start: Callable[..., PipelineEngine], proofs: list[str], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def fails(_: object) -> int:
+        raise RuntimeError("no")
+
+    if what == "meeting":
+        monkeypatch.setattr("handler.engine.proof._together", lambda *_: float("inf"))
+    else:
+        monkeypatch.setattr(warmup, "measure", fails)
+    for _ in range(2):
+        assert start(max_batch=0).capacity == 1
+    assert len(proofs) == 2
+
+
+def changed(part: str) -> Callable[[Any], None]:
+    def change(pipe: Any) -> None:
+        with torch.no_grad():
+            next(getattr(pipe, part).parameters()).view(-1)[0] += 1
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"change": changed("unet")},
+        {"change": changed("vae")},
+        {"change": changed("text_encoder")},
+        {"change": lambda pipe: pipe.scheduler.register_to_config(beta_end=0.013)},
+        {"dtype": "bfloat16"},
+        {"max_batch": 2},
+    ],
+    ids=["unet", "vae", "text-encoder", "scheduler", "dtype", "max-batch"],
+)
+def test_it_is_proven_again_for(start: Callable[..., PipelineEngine], proofs: list[str], other: dict[str, Any]) -> None:
+    start()
+    start(**other)
+    assert len(proofs) == 2
+
+
+@pytest.mark.parametrize("what", ["LIBRARIES", "_code", "_device"])
+def test_it_is_proven_again_with_other(
+    start: Callable[..., PipelineEngine], proofs: list[str], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    start()
+    monkeypatch.setattr(kept, what, ("numpy",) if what == "LIBRARIES" else lambda *_: "another")
+    start()
+    assert len(proofs) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"alone": ""}', '{"alone": "", "capacity": "x", "measured": null}'])
+def test_what_cannot_be_read_is_proven_again(
+    start: Callable[..., PipelineEngine], proofs: list[str], tmp_path: Path, text: str
+) -> None:
+    start()
+    (file,) = (tmp_path / "proofs").iterdir()
+    file.write_text(text)
+    start()
+    assert len(proofs) == 2
+
+
+def test_where_nothing_can_be_written_it_starts_all_the_same(
+    start: Callable[..., PipelineEngine], proofs: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "proofs").write_text("no folder")
+    assert start().capacity == 4
+    assert len(proofs) == 1
