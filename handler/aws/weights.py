@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import obstore
+from obstore.exceptions import PermissionDeniedError
 
 from ..errors import NotFound
 from .s3 import connect, translated
@@ -56,5 +57,5 @@ def fetch_model(url: str, settings: Settings) -> tuple[Path, str]:
 def _single(store: S3Store, key: str, url: str) -> ObjectMeta:
     try:
         return obstore.head(store, key)
-    except (FileNotFoundError, ValueError) as fault:  # nothing of that key, or no key at all
+    except (FileNotFoundError, PermissionDeniedError, ValueError) as fault:  # none that it may read, or no name
         raise NotFound(f"there is nothing at {url}") from fault
