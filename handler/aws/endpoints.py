@@ -174,7 +174,7 @@ def _partition(region: str) -> dict[str, Any]:
     by_name = (one for one in partitions if region in one["regions"])
     by_form = (one for one in partitions if re.match(one["regionRegex"], region))
     found = next(by_name, None) or next(by_form, partitions[0])
-    return {**found["outputs"], **found["regions"].get(region, {})}
+    return dict(found["outputs"])
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUCKETS = ("my-bucket", "my.dotted.bucket")
-NO_HOSTS = ("192.168.0.1", "Old_Bucket", "my-bucket-")
+NO_HOSTS = ("192.168.0.1", "OldBucket", "old_bucket", "my-bucket-")
 """Buckets' names that cannot be a part of one."""
 KEY = "tasks/a task~+é/1/0.png"
 REGIONS = {
@@ -38,7 +39,7 @@ REGIONS = {
     "iso": ("us-iso-east-1", "us-isob-east-1", "eu-isoe-west-1", "us-isof-south-1"),
     "eusc": ("eusc-de-east-1",),
     "unknown": ("mx-nowhere-7", "us-iso-nowhere-7", "moon-crater-1"),
-    "old names": ("fips-us-gov-west-1", "us-gov-east-1-fips"),
+    "old names": ("fips-us-gov-west-1", "us-gov-east-1-fips", "aws-cn-global", "aws-iso-f-global"),
 }
 VARIANTS = {
     "": {},
@@ -171,7 +172,10 @@ def test_the_profiles_style_is_the_public_hosts_too(monkeypatch: pytest.MonkeyPa
 def test_a_web_identity_is_exchanged_where_boto3_does(region: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for environ in ({}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, {"AWS_ENDPOINT_URL_STS": "http://127.0.0.1:2"}):
         place = of_bucket("my-bucket", load(monkeypatch, AWS_DEFAULT_REGION=region, **environ), None)
-        assert place.sts == boto3.session.Session().client("sts", place.region).meta.endpoint_url
+        sts = boto3.session.Session().client("sts", place.region)
+        role = {"RoleArn": "arn:aws:iam::123456789012:role/mine", "RoleSessionName": "me", "WebIdentityToken": "token"}
+        called = _called(sts, "sts", partial(sts.assume_role_with_web_identity, **role))
+        assert place.sts == called.rstrip("/")
 
 
 def test_aws_region_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
