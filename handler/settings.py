@@ -7,6 +7,7 @@ most of its 200 ms.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,9 @@ T = TypeVar("T")
 WEEK = 7 * 24 * 3600
 LOOPBACK = ("127.0.0.1", "localhost")
 HARMLESS = ("AWS_CA_BUNDLE", "AWS_EC2_METADATA_DISABLED", "AWS_PAGER")
-OF_A_DEPLOYMENT = ("BUCKET", "QUEUE_URL", "DEAD_LETTER_URL")
+OF_A_DEPLOYMENT = ("BUCKET", "QUEUE_URL", "DEAD_LETTER_URL", "PUBLIC_ENDPOINT_URL")
+TRUE_OR_FALSE = ("true", "false")
+"""What AWS's own switches take, for `1` is false to boto3."""
 HOST_CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -33,6 +36,8 @@ EXAMPLES = {
     "queue_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/tasks",
     "dead_letter_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/tasks-dead",
 }
+ENDPOINTS = ("aws_endpoint_url", "aws_endpoint_url_s3", "aws_endpoint_url_sqs", "aws_endpoint_url_sts")
+URL = re.compile(r"https?://(\[[\da-f:.]+\]|[\w.-]+)(:\d+)?(/[^?#\s]*)?", re.IGNORECASE)
 BUILT_IN_MODEL = Path(__file__).parent / "model"
 
 
@@ -75,6 +80,7 @@ class Settings:
     max_batch: int = _setting(
         0, "Tasks at a time; `0` measures what is worth it when the model has loaded", least=0, most=64
     )
+    public_endpoint_url: str = _setting("", "URL of S3 for callers, in presigned URLs and forms; unset: the worker's")
     url_lifetime: int = _setting(3600, "Seconds that a presigned URL is valid", least=1, most=WEEK)
     inline_images: bool = _setting(False, "`1`: results carry `image_base64` even when not asked for")
     previews: bool = _setting(False, "`1`: running tasks show a thumbnail, one S3 request for each sign of life")
@@ -153,7 +159,13 @@ class Settings:
     darkroom_api_key: str = _setting("", "What they send it as `X-API-Key`", secret=True)
     aws_region: str = _setting("", "Region; as everywhere in AWS, `AWS_DEFAULT_REGION` or the profile's otherwise")
     aws_endpoint_url: str = _setting("", "Another AWS, such as an emulator; unset means the real one")
-    aws_profile: str = _setting("", "Profile of `~/.aws/config` to take credentials and region from")
+    aws_endpoint_url_s3: str = _setting("", "The same for S3 alone")
+    aws_endpoint_url_sqs: str = _setting("", "The same for SQS alone")
+    aws_endpoint_url_sts: str = _setting("", "The same for STS alone, where a web identity is exchanged")
+    aws_ignore_configured_endpoint_urls: bool = _setting(False, "`true`: none of them counts", one_of=TRUE_OR_FALSE)
+    aws_use_fips_endpoint: bool = _setting(False, "`true`: FIPS endpoints of S3 and SQS", one_of=TRUE_OR_FALSE)
+    aws_use_dualstack_endpoint: bool = _setting(False, "`true`: endpoints over IPv6, too", one_of=TRUE_OR_FALSE)
+    aws_profile: str = _setting("", "Profile of `~/.aws/config` to take credentials, region and endpoints from")
     aws_ec2_metadata_service_endpoint: str = _setting("http://169.254.169.254", "Where EC2's metadata is asked for")
     ecs_agent_uri: str = _setting("", "Set by ECS: the worker then asks not to be scaled in while it is busy")
     ecs_container_metadata_uri_v4: str = _setting(
@@ -172,6 +184,8 @@ class Settings:
         "", "Set by Lambda: the container then serves the handler that its command names"
     )
 
+    shared_files: bool = False
+    """Not a variable: whether a profile, or the files in ``~/.aws``, may say region and endpoints."""
     shared_credentials: bool = False
     """Not a variable: whether credentials come from a profile or from the files in ``~/.aws``."""
 
@@ -193,12 +207,14 @@ class Settings:
             faults.append(
                 f"BEAT_EVERY={beat:g}: must be at most a third of LEASE={lease}, or a slow call loses the task"
             )
-        if (url := values.get("aws_endpoint_url")) and not url.startswith(("http://", "https://")):
-            faults.append(f"AWS_ENDPOINT_URL={url!r}: must begin with http:// or https://")
+        urls = [name for name in ("public_endpoint_url", *ENDPOINTS) if name in values]
+        bad = [name for name in urls if not URL.fullmatch(values[name])]
+        faults += [f"{name.upper()}={values[name]!r}: must be a URL, http:// or https:// and a host" for name in bad]
         if faults:
             raise SettingsError("; ".join(faults))
         values.setdefault("aws_region", environ.get("AWS_DEFAULT_REGION", ""))
-        return cls(**values, shared_credentials=_shared_credentials(environ))
+        files, credentials = _shared(environ)
+        return cls(**values, shared_files=files, shared_credentials=credentials)
 
     def require(self, *names: str) -> Settings:
         """Returns these settings. Raises SettingsError if one of the fields ``names`` is empty, with an example."""
@@ -207,6 +223,12 @@ class Settings:
             examples = " ".join(f"{name.upper()}={EXAMPLES[name]}" for name in missing)
             raise SettingsError(f"unset: {', '.join(name.upper() for name in missing)}; for example {examples}")
         return self
+
+    @property
+    def other_aws(self) -> dict[str, str]:
+        """The variables that name another AWS than the real one, with their URLs; none where they are ignored."""
+        named = {name.upper(): getattr(self, name) for name in ENDPOINTS}
+        return {} if self.aws_ignore_configured_endpoint_urls else {name: url for name, url in named.items() if url}
 
     @property
     def model_name(self) -> str:
@@ -222,20 +244,22 @@ def variables() -> list[Field[Any]]:
     return [spec for spec in fields(Settings) if "text" in spec.metadata]
 
 
-def _shared_credentials(environ: Mapping[str, str]) -> bool:
-    """Whether AWS would use the shared files: a named profile first, then the host's keys or role, then the files."""
-    if environ.get("AWS_PROFILE"):
-        return True
-    if any(environ.get(name) for name in HOST_CREDENTIALS):
-        return False
-    home = Path(environ.get("HOME", "~")).expanduser()
-    return any((home / ".aws" / name).exists() for name in ("config", "credentials"))
+def _shared(environ: Mapping[str, str]) -> tuple[bool, bool]:
+    """Whether AWS would look into the shared files at all, and for credentials: a named profile first, then the host's
+    keys or role, then the files.
+    """
+    profile = bool(environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE"))
+    home = Path(environ.get("HOME", "~")).expanduser() / ".aws"
+    config = environ.get("AWS_CONFIG_FILE") or home / "config"
+    credentials = environ.get("AWS_SHARED_CREDENTIALS_FILE") or home / "credentials"
+    files = profile or any(Path(file).expanduser().is_file() for file in (config, credentials))
+    return files, profile or (files and not any(environ.get(name) for name in HOST_CREDENTIALS))
 
 
 def _parse(text: str, kind: type, limits: Mapping[str, Any]) -> object:
     if kind is bool:
-        if text.lower() not in {"0", "1", "true", "false"}:
-            raise ValueError("must be 0 or 1")
+        if text.lower() not in (limits["one_of"] or {"0", "1", "true", "false"}):
+            raise ValueError(f"must be {' or '.join(limits['one_of'] or '01')}")
         return text.lower() in {"1", "true"}
     if limits["one_of"] and text not in limits["one_of"]:
         raise ValueError(f"must be one of {', '.join(limits['one_of'])}")

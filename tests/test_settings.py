@@ -75,5 +75,38 @@ def test_where_credentials_come_from(environ: dict[str, str], files: bool, share
     assert Settings.load({"HOME": str(tmp_path), **environ}).shared_credentials is shared
 
 
+def test_files_elsewhere_count_too(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    named = {"HOME": str(tmp_path), "AWS_CONFIG_FILE": str(file), "AWS_ACCESS_KEY_ID": "x"}
+    assert not Settings.load(named).shared_files
+    file.touch()
+    assert Settings.load(named).shared_files
+    assert Settings.load({"AWS_SHARED_CREDENTIALS_FILE": str(file)}).shared_credentials
+    assert not Settings.load({**named, "AWS_CONFIG_FILE": "/dev/null"}).shared_files
+
+
+@pytest.mark.parametrize(
+    "name", ["PUBLIC_ENDPOINT_URL", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SQS"]
+)
+@pytest.mark.parametrize("bad", ["s3.example.com", "ftp://s3.example.com", "https://", "https://[::1", "http://a/?b"])
+def test_an_endpoint_is_a_url(name: str, bad: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({name: bad})
+    assert refused.value.message.startswith(f"{name}={bad!r}: must be a URL, http:// or https:// and a host")
+
+
+def test_switches_of_aws_are_true_or_false() -> None:
+    """1 would be false to boto3."""
+    assert Settings.load({"AWS_USE_FIPS_ENDPOINT": "True"}).aws_use_fips_endpoint
+    with pytest.raises(SettingsError, match="AWS_USE_FIPS_ENDPOINT='1': must be true or false"):
+        Settings.load({"AWS_USE_FIPS_ENDPOINT": "1"})
+
+
+def test_another_aws_is_none_where_it_is_ignored() -> None:
+    named = {"AWS_ENDPOINT_URL": "http://a", "AWS_ENDPOINT_URL_SQS": "http://b"}
+    assert Settings.load(named).other_aws == named
+    assert Settings.load({**named, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}).other_aws == {}
+
+
 def test_every_setting_says_what_it_is() -> None:
     assert all(spec.metadata["text"] for spec in variables())

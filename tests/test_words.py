@@ -107,7 +107,8 @@ def test_every_setting_is_in_the_table_with_its_default_and_text() -> None:
     written = {row[0].strip("`"): row[1:] for row in table("Settings")}
     for spec in variables():
         name, default = spec.name.upper(), spec.default
-        shown = "`0`" if default is False else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+        off = "`false`" if spec.metadata["one_of"] else "`0`"
+        shown = off if default is False else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
         assert written.pop(name) == [shown if default != "" else "", spec.metadata["text"]]
     assert written == {}
 

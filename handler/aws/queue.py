@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import botocore.session
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ..errors import ServiceFault, SettingsError
+from .endpoints import client
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -207,21 +207,15 @@ def _connect(settings: Settings) -> SQSClient:
     """
     session = botocore.session.Session(profile=settings.aws_profile or None)
     try:
-        region = settings.aws_region or session.get_config_variable("region") or "us-east-1"
-    except BotoCoreError as fault:
-        raise SettingsError(f"AWS_PROFILE={settings.aws_profile!r}: {fault}") from fault
-    try:
-        client = session.create_client(
+        found = client(
             "sqs",
-            region_name=region,
-            endpoint_url=settings.aws_endpoint_url or None,
-            config=Config(
-                connect_timeout=3,
-                read_timeout=LONG_POLL + 5,
-                retries={"mode": "standard", "total_max_attempts": 5},
-                tcp_keepalive=True,
-            ),
+            settings,
+            session,
+            connect_timeout=3,
+            read_timeout=LONG_POLL + 5,
+            retries={"mode": "standard", "total_max_attempts": 5},
+            tcp_keepalive=True,
         )
     except (BotoCoreError, ValueError) as fault:  # half a set of credentials, an endpoint that is no URL
         raise SettingsError(f"SQS cannot be used: {fault}") from fault
-    return cast("SQSClient", client)
+    return cast("SQSClient", found)

@@ -17,6 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
 from ..errors import DarkroomError, LostRace, ServiceFault, SettingsError
+from . import endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -137,30 +138,30 @@ def put_if(s3: S3Store, key: str, body: bytes, mode: Literal["create"] | UpdateV
     raise AssertionError("the last round returns or raises")
 
 
-def connect(bucket: str, settings: Settings, timeout: str = "20s") -> S3Store:
+def connect(bucket: str, settings: Settings, timeout: str = "20s", *, public: bool = False) -> S3Store:
     """A client for one bucket. Time and retries are bounded: a call that hangs would outlast its task's lease.
 
-    ``timeout``: of one request, its body included. Raises SettingsError for an unknown profile, and for credentials or
-    an endpoint that it cannot take.
+    ``timeout``: of one request, its body included. ``public``: for signing only, at PUBLIC_ENDPOINT_URL. Raises
+    SettingsError for an unknown profile, and for credentials or an endpoint that it cannot take.
     """
-    endpoint = settings.aws_endpoint_url
+    session = endpoints.session_of(settings)
+    place = endpoints.of_bucket(bucket, settings, session, public=public)
+    plain = place.url.startswith("http:")
     options: dict[str, Any] = {
-        "client_options": {"timeout": timeout, "connect_timeout": "3s", "allow_http": endpoint.startswith("http:")},
+        "client_options": {"timeout": timeout, "connect_timeout": "3s", "allow_http": plain},
         "retry_config": {
             "max_retries": 4,
             "retry_timeout": timedelta(seconds=30),
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
         },
-        # Path style for emulators, which have no wildcard DNS names.
-        "virtual_hosted_style_request": not endpoint,
+        "region": place.region,
+        # By this name, for obstore lets the variable AWS_ENDPOINT_URL_S3 override an `endpoint` that it is given.
+        "aws_endpoint_url_s3": place.url,
+        "virtual_hosted_style_request": place.virtual,
+        "aws_endpoint_url_sts": place.sts,
     }
-    if endpoint:
-        options["endpoint"] = endpoint
-    if settings.aws_region:
-        options["region"] = settings.aws_region
-    if settings.shared_credentials:
-        return _with_profile(bucket, settings, options)
-    options.setdefault("region", "us-east-1")
+    if session and settings.shared_credentials:
+        options["credential_provider"] = _credentials(session)
     try:
         return S3Store(bucket, **options)
     except (BaseError, ValueError) as fault:  # half a set of credentials, an endpoint that is no URL
@@ -188,7 +189,9 @@ class PresignedPosts:
         and 1 to ``most_bytes`` bytes. Raises ServiceFault.
         """
         with _signing():
-            self._s3 = self._s3 or self._client()
+            self._s3 = self._s3 or endpoints.client(
+                "s3", self._settings, self._session, public=True, signature_version="s3v4"
+            )
             form = self._s3.generate_presigned_post(
                 self._settings.bucket,
                 key,
@@ -197,19 +200,6 @@ class PresignedPosts:
                 ExpiresIn=seconds,
             )
         return form["url"], form["fields"]
-
-    def _client(self) -> Any:
-        from botocore.config import Config
-
-        endpoint = self._settings.aws_endpoint_url
-        # The regional endpoint: S3's global one answers for a new bucket with a redirect, on which browsers drop forms.
-        s3: Any = {"addressing_style": "path" if endpoint else "virtual"}
-        return self._session.create_client(
-            "s3",
-            region_name=self._settings.aws_region or self._session.get_config_variable("region") or "us-east-1",
-            endpoint_url=endpoint or None,
-            config=Config(signature_version="s3v4", s3=s3),
-        )
 
 
 @contextmanager
@@ -222,14 +212,9 @@ def _signing() -> Iterator[None]:
         raise ServiceFault("the credentials to sign a form with cannot be had") from fault
 
 
-def _with_profile(bucket: str, settings: Settings, options: dict[str, Any]) -> S3Store:
+def _credentials(session: Any) -> Any:
+    """Credentials of a profile or of SSO, which obstore alone cannot get."""
     import boto3
-    from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-    try:
-        session = boto3.Session(profile_name=settings.aws_profile or None)
-    except BotoCoreError as fault:
-        raise SettingsError(f"AWS_PROFILE={settings.aws_profile!r}: {fault}") from fault
-    options.setdefault("region", session.region_name or "us-east-1")
-    return S3Store(bucket, credential_provider=Boto3CredentialProvider(session), **options)
+    return Boto3CredentialProvider(boto3.Session(botocore_session=session))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import date
 
+    from obstore.store import S3Store
+
     from ..settings import Settings
 
 HEALTH_KEY = "health/available.json"
@@ -118,7 +120,8 @@ class TaskStore:
         """The part without a tenant; see ``for_tenant``. Raises SettingsError without BUCKET."""
         self._settings = settings.require("bucket")
         self._s3 = connect(settings.bucket, settings)
-        self._clock = S3Clock(lambda: self._sign(HEALTH_KEY, "HEAD"))
+        self._public = connect(settings.bucket, settings, public=True) if settings.public_endpoint_url else self._s3
+        self._clock = S3Clock(lambda: self._sign(self._s3, HEALTH_KEY, "HEAD"))  # which this process calls itself
         self.tenant: str | None = None
         self._prefix = ""
 
@@ -347,15 +350,15 @@ class TaskStore:
     def presign(self, key: str) -> str:
         """A GET URL, valid for ``URL_LIFETIME`` seconds and no longer than the credentials that sign it."""
         self._relative(key)
-        return self._sign(key)
+        return self._sign(self._public, key)
 
-    def _sign(self, key: str, method: Literal["GET", "HEAD"] = "GET") -> str:
+    def _sign(self, at: S3Store, key: str, method: Literal["GET", "HEAD"] = "GET") -> str:
         with translated("sign a URL"):
-            return obstore.sign(self._s3, method, key, timedelta(seconds=self._settings.url_lifetime))
+            return obstore.sign(at, method, key, timedelta(seconds=self._settings.url_lifetime))
 
     def presign_any(self) -> str:
         """Some presigned URL, from which a caller can tell the origin of them all."""
-        return self._sign(HEALTH_KEY)
+        return self._sign(self._public, HEALTH_KEY)
 
     def read_reports(self) -> list[HealthReport]:
         """The workers' last report that the model is loaded, and their last one that it cannot be: those there are."""

@@ -115,8 +115,7 @@ def serve(
 def exports(settings: Settings, url: str, credentials: dict[str, str]) -> dict[str, str]:
     """The variables with which another program, boto3's own among them, uses what is served here."""
     variables = {"BUCKET": settings.bucket, "QUEUE_URL": settings.queue_url, "DARKROOM_ENDPOINT": url}
-    if settings.aws_endpoint_url:
-        variables["AWS_ENDPOINT_URL"] = settings.aws_endpoint_url
+    variables |= settings.other_aws
     if "AWS_REGION" in credentials:
         variables["AWS_DEFAULT_REGION"] = credentials["AWS_REGION"]  # boto3 knows no other name
     return variables | credentials

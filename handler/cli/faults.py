@@ -72,7 +72,7 @@ def _hint(text: str) -> str | None:
         settings = Settings.load()
     except SettingsError:
         return None
-    endpoint = settings.aws_endpoint_url or f"AWS in {settings.aws_region or 'us-east-1'}"
+    endpoint = " or ".join(settings.other_aws.values()) or f"AWS in {settings.aws_region or 'us-east-1'}"
     for words, means in HINTS:
         if any(word in text for word in words):
             return means.format(bucket=settings.bucket, queue_url=settings.queue_url, endpoint=endpoint)

@@ -150,6 +150,17 @@ def test_index_names_sort_by_time_descending(clock: Clock) -> None:
     assert int(early[:13]) == FAR_FUTURE_MS - 1767323045678
 
 
+def test_only_what_is_handed_out_names_the_public_host(settings: Settings) -> None:
+    """Nothing answers there, and nothing that the store itself does asks it, S3's clock included."""
+    store = TaskStore(replace(settings, public_endpoint_url="http://127.0.0.1:9/s3/"))
+    key = store.image_key("public", 1, 0, "png")
+    store.put_image(key, b"picture", "image/png")
+    assert store.read_image(key) == b"picture"
+    assert store.now()
+    for url in (store.presign(key), store.presign_any()):
+        assert url.startswith(f"http://127.0.0.1:9/s3/{settings.bucket}/")
+
+
 @ON_AWS
 def test_a_presigned_url_yields_the_image_with_its_headers(store: TaskStore, settings: Settings) -> None:
     key = store.image_key("task-1", 2, 0, "png")

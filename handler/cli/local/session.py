@@ -38,6 +38,10 @@ LOOK_EVERY = 0.1
 GIVE_UP = 3
 SAVED_WITHIN = 30.0
 """Seconds that an interrupted command waits for what is drawn to be saved."""
+NO_OTHERS = dict.fromkeys(
+    ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_STS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"), ""
+)
+"""So that an ``endpoint`` that a command is given is for all services, whatever the environment says."""
 NO_FILES = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
 
 
@@ -48,7 +52,7 @@ def aws_environment(endpoint: str | None, model: str | None, *, own: bool, say: 
 
     Raises SettingsError.
     """
-    settings = with_model(model, **({"AWS_ENDPOINT_URL": endpoint} if endpoint else {}))
+    settings = with_model(model, **({**NO_OTHERS, "AWS_ENDPOINT_URL": endpoint} if endpoint else {}))
     if own or endpoint:
         yield deployment("bucket", "queue_url")
         return
