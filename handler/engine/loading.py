@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KERNELS = 16384
-"""Size of oneDNN's cache of compiled kernels. Its default of 1,024 is too small for a UNet at every batch size that
-merged forwards may have: each forward then recompiled some kernels and took up to three times as long.
+KERNELS = 6144
+"""Size of oneDNN's cache of compiled kernels, which bounds a worker's memory on a CPU: each has about 0.08 MB, and each
+size of picture and of batch needs dozens.
+
+Too small, it makes forwards compile anew what was dropped: with 1,024, oneDNN's default, up to three times as long for
+a UNet at every batch size; with 4,096, 8 % more processor time for pictures of 25 sizes (tests/README.md).
 """
 TEAM = torch.get_num_threads()
 """OpenMP's number of threads at start: OMP_NUM_THREADS, else the machine's cores."""

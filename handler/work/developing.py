@@ -11,6 +11,7 @@ from ..errors import DarkroomError, Internal, LostRace, PipelineRefused, Suspend
 from ..logs import logger, new_log_id
 from ..task import inputs
 from ..task.budget import size_of
+from .heap import own_heap
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -29,6 +30,7 @@ class AttemptRunner:
 
     def __init__(self, lazy: LazyEngine, metrics: Metrics, costs: Costs) -> None:
         self._lazy, self._metrics, self._costs = lazy, metrics, costs
+        self._heap = own_heap()
 
     def develop(self, attempt: Attempt, engine: Engine, began: float, slot: ExitStack) -> None:
         """Returns once the record is terminal. Otherwise releases the task (back to pending) and raises the reason.
@@ -55,6 +57,8 @@ class AttemptRunner:
             self._end(attempt, PipelineRefused(_logged("the pipeline refused the request", fault, attempt)))
         except Exception as fault:
             self._end(attempt, _named(fault, attempt))
+        finally:
+            self._heap.attempt_ended()
 
     def _complete(self, attempt: Attempt, engine: Engine, began: float, slot: ExitStack) -> None:
         request = attempt.record.request
