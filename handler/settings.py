@@ -72,8 +72,8 @@ class Settings:
     device: str = _setting("auto", "`cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes CUDA where there is one")
     dtype: str = _setting(
         "auto",
-        "Weights' type; `auto`: on CUDA float16 for a UNet and bfloat16 for a transformer, on a CPU bfloat16 if it "
-        "computes in it, else float32",
+        "Weights' type; `auto`: on CUDA the 16 bits that they are stored in, else float16 for a UNet and bfloat16 for "
+        "a transformer; on a CPU bfloat16 if it computes in it, else float32",
         one_of=("auto", "float32", "bfloat16", "float16"),
     )
     compile: bool = _setting(False, "`1`: compiles the denoiser's repeated blocks; slow to load, faster to run")

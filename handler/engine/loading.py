@@ -16,7 +16,7 @@ from ..logs import logger
 from ..settings import provide
 from .anatomy import denoiser_name, quiet
 from .cards import card_of, read_overrides
-from .sources import find, load
+from .sources import find, load, stored_dtype
 
 if TYPE_CHECKING:
     from ..contract.card import ModelCard
@@ -63,7 +63,7 @@ def _load(settings: Settings, fetch: Fetch | None) -> tuple[Any, ModelCard]:
     config, _ = _here(settings.model_config, settings, fetch)
     source = find(place, settings.model_revision or None, config)
     device = pick_device(settings.device)
-    dtype = pick_dtype(settings.dtype, device, transformer="transformer" in source.config)
+    dtype = pick_dtype(settings.dtype, device, stored_dtype(source), transformer="transformer" in source.config)
     pipe = load(source, DTYPES[dtype]).to(device)
     pipe.set_progress_bar_config(disable=True)
     tune(pipe, device, dtype, compiled=settings.compile)
@@ -87,15 +87,17 @@ def pick_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def pick_dtype(wanted: str, device: str, *, transformer: bool = False) -> str:
-    """``auto`` on CUDA is float16 for a UNet and bfloat16 for a ``transformer``, whose kinds were trained in it and
-    overflow in float16; on a CPU that computes in bfloat16 that (2 to 2.6 times faster), else float32.
+def pick_dtype(wanted: str, device: str, stored: str | None = None, *, transformer: bool = False) -> str:
+    """``auto`` on CUDA is the type of 16 bits that the weights are ``stored`` in; of others float16 for a UNet and
+    bfloat16 for a ``transformer``, whose kinds were trained in it and overflow in float16. On a CPU that computes in
+    bfloat16 it is that (2 to 2.6 times faster), else float32.
     """
     if wanted != "auto":
         return wanted
     if device.startswith("cuda"):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bfloat16" if transformer and native else "float16"
+        fitting = stored if stored in {"float16", "bfloat16"} else "bfloat16" if transformer else "float16"
+        return fitting if native else "float16"
     known = torch.cpu.get_capabilities()
     return "bfloat16" if device == "cpu" and (known.get("avx512_bf16") or known.get("amx_bf16")) else "float32"
 

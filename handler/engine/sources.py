@@ -7,6 +7,7 @@ not needed, quantised (as the configuration of the part says), and the single fi
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ FILES = (".safetensors", ".gguf")
 WEIGHTS = re.compile(r"[^.]+(?:\.(?P<variant>\w+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 """A part's weights, as diffusers and transformers name them."""
 PREFERRED = ("fp16", "bf16")
+DENOISERS = ("unet", "transformer")
+STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 SPARED = ("safety_checker",)
 """Parts that a pipeline can do without, and whose weights old repositories have as pickles alone."""
 OTHER_PARTS = ("first_stage_model.", "vae.", "cond_stage_model.", "conditioner.", "text_encoders.")
@@ -62,7 +65,9 @@ def find(place: str, revision: str | None, config: str = "") -> Source:
     """
     file = single_file(Path(place))
     if file is None:
-        return Source(place, revision, DiffusionPipeline.load_config(place, revision=revision))
+        if not Path(place).is_dir():  # on the Hub: from here on it is a folder like any other
+            place, revision = str(download(place, revision, None)), None
+        return Source(place, revision, DiffusionPipeline.load_config(place))
     guessed = config or _configuration_in(Path(place)) or _configured_as(file)
     try:
         return Source(guessed, None, DiffusionPipeline.load_config(guessed), file)
@@ -93,10 +98,33 @@ def _configuration_in(folder: Path) -> str:
     return str(found[0]) if len(found) == 1 else ""
 
 
-def download(place: str, revision: str | None, cache: Path) -> Path:
-    """Fetches from the Hub what :func:`load` would load, and no more. Returns its folder, named for the commit."""
+def download(place: str, revision: str | None, cache: Path | None) -> Path:
+    """Fetches from the Hub what :func:`load` would load, and no more. Returns its folder, named for the commit.
+
+    ``cache``: where to keep it; None is the Hub's own cache.
+    """
     source = Source(place, revision, DiffusionPipeline.load_config(place, revision=revision, cache_dir=cache))
     return Path(DiffusionPipeline.download(place, cache_dir=cache, **_wanted(source)))
+
+
+def stored_dtype(source: Source) -> str | None:
+    """The type that most of the denoiser's weights are stored in; None for quantised ones, or if none is here."""
+    file = source.file or _first_of_denoiser(source)
+    if file is None or file.suffix != ".safetensors":
+        return None
+    with safe_open(file, "pt") as weights:
+        kinds = Counter(weights.get_slice(name).get_dtype() for name in weights.keys())  # noqa: SIM118 (no mapping)
+    return STORED.get(kinds.most_common(1)[0][0]) if kinds else None
+
+
+def _first_of_denoiser(source: Source) -> Path | None:
+    """One of the files that its denoiser is loaded from."""
+    name = next((one for one in DENOISERS if source.config.get(one)), "")
+    found: dict[str | None, Path] = {}
+    for file in sorted(Path(source.place, name).glob("*.safetensors"), reverse=True):
+        if match := WEIGHTS.fullmatch(file.name):
+            found[match["variant"]] = file
+    return found.get(form_of(source.config, _files_at(source)).variant) or found.get(None)
 
 
 def load(source: Source, dtype: torch.dtype) -> Any:
@@ -107,7 +135,7 @@ def load(source: Source, dtype: torch.dtype) -> Any:
         kind = getattr(diffusers, source.config["_class_name"])
         local = Path(source.place).is_dir()
         return kind.from_single_file(str(source.file), config=source.place, dtype=dtype, local_files_only=local)
-    name = next((one for one in ("unet", "transformer") if source.config.get(one)), None)
+    name = next((one for one in DENOISERS if source.config.get(one)), None)
     if name is None:
         raise ModelUnavailable(f"{source.config['_class_name']} has neither a unet nor a transformer")
     quantised: dict[str, Any] = {}

@@ -158,10 +158,20 @@ def test_a_dtype_that_was_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("native", "transformer", "picked"),
-    [(True, True, "bfloat16"), (True, False, "float16"), (False, True, "float16")],
+    ("native", "stored", "transformer", "picked"),
+    [
+        (True, "float32", True, "bfloat16"),
+        (True, "float32", False, "float16"),
+        (True, "float16", True, "float16"),
+        (True, "bfloat16", False, "bfloat16"),
+        (True, None, True, "bfloat16"),
+        (False, "float32", True, "float16"),
+        (False, "bfloat16", True, "float16"),
+    ],
 )
-def test_the_dtype_on_cuda(monkeypatch: pytest.MonkeyPatch, *, native: bool, transformer: bool, picked: str) -> None:
+def test_the_dtype_on_cuda(
+    monkeypatch: pytest.MonkeyPatch, *, native: bool, stored: str | None, transformer: bool, picked: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    assert pick_dtype("auto", "cuda", transformer=transformer) == picked
-    assert pick_dtype("float32", "cuda", transformer=transformer) == "float32"
+    assert pick_dtype("auto", "cuda", stored, transformer=transformer) == picked
+    assert pick_dtype("float32", "cuda", stored, transformer=transformer) == "float32"

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torchao.quantization import Int8WeightOnlyConfig
 
 from handler.engine.loading import load_pipeline
-from handler.engine.sources import Form, form_of
+from handler.engine.sources import Form, find, form_of, stored_dtype
 from handler.engine.starting import start
 from handler.errors import ModelUnavailable
 from handler.settings import Settings
@@ -130,6 +130,41 @@ def test_a_safety_checker_without_safetensors_is_left_out_aloud(
     assert [one.getMessage() for one in told if "safety_checker" in one.getMessage()] == [
         "the safety_checker has no safetensors and is left out: no picture is looked over"
     ]
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_type_that_the_denoiser_is_stored_in(tmp_path: Path, variant: str | None, dtype: str) -> None:
+    pipe = unets.stable_diffusion()
+    pipe.save_pretrained(tmp_path)  # in float32, which does not count where there is a variant alone of another part
+    pipe.unet.to(getattr(torch, dtype)).save_pretrained(tmp_path / "unet", variant=variant, max_shard_size="200KB")
+    if variant:
+        shutil.move(tmp_path / "vae/diffusion_pytorch_model.safetensors", tmp_path / "vae/model.fp16.safetensors")
+    else:
+        (tmp_path / "unet/diffusion_pytorch_model.safetensors").unlink()
+    assert stored_dtype(find(str(tmp_path), None)) == dtype
+
+
+def test_the_type_of_a_single_file(tmp_path: Path) -> None:
+    pipe = unets.stable_diffusion().to(torch.bfloat16)
+    ldm.write(pipe, tmp_path / "model.safetensors")
+    configuration(pipe, tmp_path / "config")
+    assert stored_dtype(find(str(tmp_path), None)) == "bfloat16"
+
+
+def test_a_model_of_the_hub_is_found_in_its_cache(
+    stock: Any, drawn: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an image, which never asks the Hub."""
+    at = tmp_path / "models--mine--fox"
+    stock.save_pretrained(at / "snapshots/0123456789abcdef0123456789abcdef01234567", variant="fp16")
+    (at / "refs").mkdir()
+    (at / "refs/main").write_text("0123456789abcdef0123456789abcdef01234567")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    pipe, card = load_pipeline(Settings(model_id="mine/fox", dtype="float32"))
+    assert same(picture(pipe), drawn)
+    assert card.id == "mine/fox"
 
 
 def configuration(pipe: Any, folder: Path) -> Path:
