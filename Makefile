@@ -36,8 +36,13 @@ quick: $(VENV)/installed ## All that needs no pipeline and waits for nothing lon
 beginnings: $(VENV)/installed ## Some fifty ways to begin, most of them wrong: what each says, and its exit status
 	$(BIN)/pytest -n 3 tests/cli -m beginnings
 
-families: $(VENV)/installed ## Tiny pipelines of some fifty classes through the engine, against diffusers' own pictures
+families: $(VENV)/installed build/torchao/installed ## Tiny pipelines of some fifty classes through the engine, against diffusers' own pictures
 	$(BIN)/pytest tests/families -m "families or not families" -s -q
+
+# Beside the environment, not in it: where it is installed it prints lines of its own at every start.
+build/torchao/installed: Makefile $(VENV)/installed
+	$(BIN)/pip install --quiet --no-deps --target build/torchao torchao==0.18.0
+	touch $@
 
 # The page in Chromium, against darkroom serve. Installs Debian's chromium where it is missing (as root), and fetches
 # axe-core from npm's registry into build/.

@@ -21,6 +21,8 @@ FOR_THE_OPERATOR = {
     "aws/credentials.py": "what is wrong with the credentials of the environment, before a command begins",
     "aws/s3.py": "a profile, credentials or an endpoint that cannot be used, at start",
     "aws/queue.py": "the same",
+    "aws/endpoints.py": "the same",
+    "engine/sizes.py": "a number is read off a pipeline's own check, and nothing else of it",
     "work/liveness.py": "why the health check of a container fails",
     "api/pricing.py": "a price file of the command line's user",
     "contract/request.py": "where the caller's own body is no JSON",

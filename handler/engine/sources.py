@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, try_to_load_from_cache
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelUnavailable
 from ..logs import logger
@@ -112,8 +112,11 @@ def stored_dtype(source: Source) -> str | None:
     file = source.file or _first_of_denoiser(source)
     if file is None or file.suffix != ".safetensors":
         return None
-    with safe_open(file, "pt") as weights:
-        kinds = Counter(weights.get_slice(name).get_dtype() for name in weights.keys())  # noqa: SIM118 (no mapping)
+    try:
+        with safe_open(file, "pt") as weights:
+            kinds = Counter(weights.get_slice(name).get_dtype() for name in weights.keys())  # noqa: SIM118 (no mapping)
+    except SafetensorError:
+        return None  # which loading will tell, in more words
     return STORED.get(kinds.most_common(1)[0][0]) if kinds else None
 
 

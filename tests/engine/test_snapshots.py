@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.testing._internal.two_tensor import TwoTensor
 
 from handler.contract.request import GenerationRequest
 from handler.engine import checkpoint
 from handler.engine.batcher import Batcher
 from handler.engine.calls import SavedOutputs, TaskCalls
-from handler.engine.checkpoint import identity, name_of, pack, unpack
+from handler.engine.checkpoint import identity, name_of, pack, unpack, weights_of
 
 from ..support import CARD
 
@@ -207,3 +208,18 @@ def test_a_name_is_short_and_for_all_that_makes_the_picture() -> None:
     assert len({name, *map(name_of, others)}) == 1 + len(others)
     same = request(task_id="t", tags=["a"], output_format="webp", quality=3)
     assert name_of(identity(CARD, "w", same)) == name
+
+
+def test_quantised_weights_are_told_apart_by_what_they_are_made_of() -> None:
+    """As torchao's: a tensor of several, which refuses most of what other tensors can do."""
+
+    def told(first: float, second: float) -> str:
+        network = torch.nn.Linear(2, 2)
+        made = TwoTensor(torch.full((2, 2), first), torch.full((2, 2), second))  # type: ignore[no-untyped-call]
+        network.weight = torch.nn.Parameter(made, requires_grad=False)
+        with torch.no_grad():
+            network.bias.fill_(0)
+        return weights_of([network])
+
+    assert told(1, 2) == told(1, 2)
+    assert len({told(1, 2), told(2, 1), told(1, 3), told(2, 2)}) == 4

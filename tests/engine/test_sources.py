@@ -6,13 +6,11 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 import gguf
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchao.quantization import Int8WeightOnlyConfig
 
 from handler.engine.loading import load_pipeline
 from handler.engine.sources import Form, find, form_of, stored_dtype
@@ -259,19 +257,3 @@ def test_a_gguf_without_the_rest(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelUnavailable, match=r"model\.gguf holds a denoiser alone: MODEL_CONFIG names the folder"):
         loaded(tmp_path / "model.gguf")
-
-
-def test_a_denoiser_that_torchao_has_quantised(tmp_path: Path) -> None:
-    stock = rectified_flows.flux()
-    drawn = picture(stock)
-    stock.save_pretrained(tmp_path)
-    config = diffusers.TorchAoConfig(Int8WeightOnlyConfig())
-    quantised = type(stock.transformer).from_pretrained(
-        tmp_path / "transformer", quantization_config=config, dtype=torch.float32
-    )
-    shutil.rmtree(tmp_path / "transformer")
-    quantised.save_pretrained(tmp_path / "transformer")
-    for engine in started(tmp_path):
-        assert {type(one).__name__ for one in engine.pipe.transformer.parameters()} == {"Int8Tensor", "Parameter"}
-        assert engine.batcher.merging
-        assert 0 < np.abs(picture(engine.pipe) - drawn).max() < 0.1
