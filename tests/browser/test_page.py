@@ -17,7 +17,7 @@ from .conftest import SLOW
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from playwright.sync_api import Locator, Page, Request
+    from playwright.sync_api import Locator, Page, Request, Route
 
     from .conftest import Desk, Service
 
@@ -140,6 +140,35 @@ def test_a_failure_in_words(desk: Desk, service: Service) -> None:
     page.fill("#prompt", "a crown")
     page.click("#send")
     page.get_by_text("The budget for today is used up. (it renews at midnight) Try again in 7 s.").wait_for()
+
+
+def test_a_picture_that_is_unsafe_is_a_cross_and_the_others_are_shown(desk: Desk, service: Service) -> None:
+    task_id = service.picture("a window", num_images=3)["task_id"]
+
+    def flagged(result: dict[str, Any]) -> dict[str, Any]:
+        if result["task_id"] == task_id:
+            result["images"][1] |= {"url": None, "unsafe": True, "bytes": 0, "sha256": ""}
+        return result
+
+    def alter(route: Route) -> None:
+        reply = route.fetch()
+        told = reply.json()
+        if "results" in told:
+            told["results"] = [flagged(one) for one in told["results"]]
+        elif "task_id" in told:
+            told = flagged(told)
+        route.fulfill(response=reply, json=told)
+
+    page = desk.page("about:blank")
+    page.route("**/results**", alter)
+    page.goto(service.url)
+    frame(page, "a window").locator("img").nth(1).wait_for()
+    assert frame(page, "a window").get_by_role("img", name="Not kept: unsafe").count() == 1
+    frame(page, "a window").locator("a").click()
+    page.get_by_role("button", name="Download").wait_for()
+    page.get_by_label("Picture 2 of 3").click()
+    page.locator(".print").get_by_role("img", name="Not kept: unsafe").wait_for()
+    assert not page.get_by_role("button", name="Download").is_visible()
 
 
 def test_reload_in_the_middle(desk: Desk, service: Service) -> None:
