@@ -1,4 +1,4 @@
-// Elements without HTML: what comes from outside becomes text or an attribute, never markup.
+// Elements without HTML: what comes from outside is text or an attribute, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -6,7 +6,7 @@ export const by = (id) => document.getElementById(id);
 
 const some = (children) => children.flat(2).filter((one) => one !== null && one !== undefined && one !== false);
 
-// on… is a listener, true an empty attribute, null and false none; children that are null or false are left out.
+// on… is a listener, true an empty attribute, null and false none; such children are left out.
 function fill(element, attributes, children) {
 	for (const [name, value] of Object.entries(attributes)) {
 		if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
@@ -22,7 +22,7 @@ export const svg = (tag, attributes = {}, ...children) => fill(document.createEl
 
 export const put = (element, ...children) => element.replaceChildren(...some(children));
 
-// Writes only what differs: a screen reader would read it again, a selection be lost.
+// Writes what differs: a screen reader would read it again, a selection be lost.
 export function say(element, text) {
 	if (element.textContent !== text) element.textContent = text;
 }

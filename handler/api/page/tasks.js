@@ -10,7 +10,7 @@ const RENEW_AFTER = 20_000; // milliseconds until a picture that still does not 
 
 const path = (id) => `results/${encodeURIComponent(id)}`;
 
-// "change" (detail: a task's id) when a task is new or has moved, "listed" when the list has been read, "gone" (id).
+// "change" (detail: its id): a task is new or has moved; "listed": the list has been read; "gone" (id).
 export class Tasks extends EventTarget {
 	#api;
 	#entries = new Map(); // id -> {task, etag, due, tries, asking, taken, renewed}

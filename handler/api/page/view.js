@@ -196,12 +196,12 @@ function facts(task, image) {
 		["Model", model && `${model.id}${model.revision ? `@${model.revision}` : ""}, ${model.pipeline}, ${model.dtype}`],
 		["Batch", task.batch_size], ["Attempt", task.attempt || null], ["Asked", when(task.created_at)],
 		["Developed", when(task.completed_at)], ["Kept until", when(task.expires_at)], ["Task", task.task_id], ["Again of", task.origin],
-		["SHA-256", image?.sha256],
+		["SHA-256", image?.sha256], ["Note", task.warnings?.map(({ message }) => message).join("; ")],
 	].filter(([, value]) => value !== null && value !== undefined && value !== "");
 	return [h("dl", {}, rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))), timings && times(timings)];
 }
 
-// A bar of what the time went into, and the same in numbers.
+// What the time went into.
 function times(timings) {
 	const spent = STAGES.filter((name) => timings[name] > 0), all = spent.reduce((sum, name) => sum + timings[name], 0);
 	const bar = h("div", { class: "bar", "aria-hidden": "true" }, spent.map((name) => h("span", { class: `t-${name}` })));
