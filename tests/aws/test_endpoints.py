@@ -28,6 +28,7 @@ from handler.settings import Settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow  # some hundred sessions of boto3
 BUCKETS = ("my-bucket", "my.dotted.bucket")
 NO_HOSTS = ("192.168.0.1", "OldBucket", "old_bucket", "my-bucket-")
 """Buckets' names that cannot be a part of one."""
