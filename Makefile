@@ -34,7 +34,8 @@ quick: $(VENV)/installed ## All that needs no pipeline and waits for nothing lon
 		$(foreach that,engine families image chaos/test_engine.py work/test_path.py,--ignore tests/$(that)) # which import torch
 
 beginnings: $(VENV)/installed ## Some fifty ways to begin, most of them wrong: what each says, and its exit status
-	$(BIN)/pytest -n 3 tests/cli -m beginnings
+	$(BIN)/pytest -n 3 tests/cli -m beginnings --ignore tests/cli/test_terminal.py
+	$(BIN)/pytest tests/cli/test_terminal.py -m beginnings # where nothing else is busy: nothing may be still for 2 s
 
 families: $(VENV)/installed build/torchao/installed ## Tiny pipelines of some fifty classes through the engine, against diffusers' own pictures
 	$(BIN)/pytest tests/families -m "families or not families" -s -q
