@@ -38,7 +38,7 @@ beginnings: $(VENV)/installed ## Some fifty ways to begin, most of them wrong: w
 	$(BIN)/pytest tests/cli/test_terminal.py -m beginnings # where nothing else is busy: nothing may be still for 2 s
 
 families: $(VENV)/installed build/torchao/installed ## Tiny pipelines of some fifty classes through the engine, against diffusers' own pictures
-	$(BIN)/pytest tests/families -m "families or not families" -s -q
+	$(BIN)/pytest -n 2 tests/families -m "families or not families" -q
 
 # Beside the environment, not in it: where it is installed it prints lines of its own at every start.
 build/torchao/installed: Makefile $(VENV)/installed

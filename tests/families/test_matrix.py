@@ -10,6 +10,9 @@ from . import FAMILIES
 from .matrix import row_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from .family import Family
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("ignore")]  # diffusers' deprecations
@@ -49,9 +52,9 @@ def marks_of(name: str) -> list[pytest.MarkDecorator]:
 
 
 @pytest.mark.parametrize("family", [pytest.param(one, id=one.name, marks=marks_of(one.name)) for one in FAMILIES])
-def test_a_family(family: Family, tmp_path: object) -> None:
-    row = row_of(family, tmp_path)  # type: ignore[arg-type]
-    print(row.line())
+def test_a_family(family: Family, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    row = row_of(family, tmp_path)
+    record_property("row", row.line())
     if family.name in REFUSED:
         assert row.state == "refused"
         assert REFUSED[family.name] in row.reason
