@@ -14,6 +14,7 @@ from ..contract.health import baked_card
 from ..errors import DarkroomError, ModelUnavailable
 from ..logs import logger
 from ..settings import provide
+from . import kept
 from .anatomy import denoiser_name, quiet
 from .cards import card_of, read_overrides
 from .sources import find, load, stored_dtype
@@ -32,23 +33,25 @@ a UNet at every batch size; with 4,096, 8 % more processor time for pictures of 
 """
 TEAM = torch.get_num_threads()
 """OpenMP's number of threads at start: OMP_NUM_THREADS, else the machine's cores."""
+WIDER = {"float16": "bfloat16", "bfloat16": "float32"}
+"""What to try where the numbers of a model overflow; bfloat16 has float32's range."""
 LARGE = 100_000_000
 """Denoisers with at least so many parameters use channels-last on a CPU; the small built-in one is slower with it."""
-
-
 Fetch = Callable[[str, "Settings"], tuple[Path, str]]
 """Downloads an ``s3://`` URL; returns a local folder and a revision that identifies its content."""
+Tried = Callable[[tuple[str, str]], None]
 
 
-def load_pipeline(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, ModelCard]:
-    """Loads the pipeline and makes its card; ``fetch`` downloads a model whose id begins with ``s3://``.
+def load_pipeline(settings: Settings, fetch: Fetch | None = None, tried: Tried | None = None) -> tuple[Any, ModelCard]:
+    """Loads the pipeline and makes its card; ``fetch`` downloads a model whose id begins with ``s3://``; ``tried`` is
+    told of the dtype and of the name under which :mod:`.kept` remembers that it overflowed.
 
     Raises ModelUnavailable with the reason, whatever went wrong.
     """
     provide(ONEDNN_PRIMITIVE_CACHE_CAPACITY=str(KERNELS))  # read by oneDNN when it is first used
     try:
         with quiet():
-            return _load(settings, fetch)
+            return _load(settings, fetch, tried)
     except DarkroomError as fault:
         raise ModelUnavailable(fault.message) from fault
     except Exception as fault:
@@ -56,7 +59,7 @@ def load_pipeline(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, 
         raise ModelUnavailable(f"cannot load {settings.model_name}: {reason}") from fault
 
 
-def _load(settings: Settings, fetch: Fetch | None) -> tuple[Any, ModelCard]:
+def _load(settings: Settings, fetch: Fetch | None, tried: Tried | None) -> tuple[Any, ModelCard]:
     # A container image holds its model in a folder named as MODEL_ID is, with the revision on the card inside it.
     revision = settings.model_revision or (baked_card(settings) or {}).get("revision")
     place, fetched = _here(settings.model_source, settings, fetch)
@@ -64,6 +67,11 @@ def _load(settings: Settings, fetch: Fetch | None) -> tuple[Any, ModelCard]:
     source = find(place, settings.model_revision or None, config)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device, stored_dtype(source), transformer="transformer" in source.config)
+    name = kept.overflow_name(source, device)
+    while settings.dtype == "auto" and kept.overflows(name, dtype, settings):
+        dtype = WIDER[dtype]
+    if tried is not None:
+        tried((dtype, name))
     pipe = load(source, DTYPES[dtype]).to(device)
     pipe.set_progress_bar_config(disable=True)
     tune(pipe, device, dtype, compiled=settings.compile)
