@@ -16,6 +16,7 @@ import torch
 
 from ..contract.health import Measured
 from ..logs import logger
+from .choosing import Choice
 from .sources import beginnings
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Proof:
     alone: str
     capacity: int | None
     measured: Measured | None
+    choice: Choice
+    """What makes its forwards fast on this device."""
 
 
 def name_of(engine: PipelineEngine, settings: Settings) -> str:
@@ -58,7 +61,7 @@ def name_of(engine: PipelineEngine, settings: Settings) -> str:
         "device": _device(engine),
         "libraries": {name: version(name) for name in LIBRARIES},
         "code": _code(),
-        "settings": [settings.max_batch, settings.compile],
+        "settings": [settings.max_batch, settings.compile, settings.graphs, settings.attention],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -67,7 +70,8 @@ def read(name: str, settings: Settings) -> Proof | None:
     """What was kept under this name; None if there is nothing, or nothing that can be read."""
     try:
         found = json.loads(_file(name, settings).read_text())
-        return Proof(str(found["alone"]), int(found["capacity"]), Measured.read(found["measured"]))
+        measured, choice = Measured.read(found["measured"]), Choice(**found["choice"])
+        return Proof(str(found["alone"]), int(found["capacity"]), measured, choice)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -12,10 +12,9 @@ import torch
 
 from ..contract.health import baked_card
 from ..errors import DarkroomError, ModelUnavailable
-from ..logs import logger
-from ..settings import provide
+from ..process import provide
 from . import kept
-from .anatomy import denoiser_name, quiet
+from .anatomy import quiet
 from .cards import card_of, read_overrides
 from .sources import find, load, stored_dtype
 
@@ -35,8 +34,6 @@ TEAM = torch.get_num_threads()
 """OpenMP's number of threads at start: OMP_NUM_THREADS, else the machine's cores."""
 WIDER = {"float16": "bfloat16", "bfloat16": "float32"}
 """What to try where the numbers of a model overflow; bfloat16 has float32's range."""
-LARGE = 100_000_000
-"""Denoisers with at least so many parameters use channels-last on a CPU; the small built-in one is slower with it."""
 Fetch = Callable[[str, "Settings"], tuple[Path, str]]
 """Downloads an ``s3://`` URL; returns a local folder and a revision that identifies its content."""
 Tried = Callable[[tuple[str, str]], None]
@@ -74,7 +71,7 @@ def _load(settings: Settings, fetch: Fetch | None, tried: Tried | None) -> tuple
         tried((dtype, name))
     pipe = load(source, DTYPES[dtype]).to(device)
     pipe.set_progress_bar_config(disable=True)
-    tune(pipe, device, dtype, compiled=settings.compile)
+    tune(pipe, dtype)
     return pipe, card_of(pipe, settings.model_name, fetched or revision, dtype, read_overrides(Path(place)))
 
 
@@ -110,8 +107,8 @@ def pick_dtype(wanted: str, device: str, stored: str | None = None, *, transform
     return "bfloat16" if device == "cpu" and (known.get("avx512_bf16") or known.get("amx_bf16")) else "float32"
 
 
-def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
-    """Makes the pipeline faster on this device: threads, memory format, VAE dtype, compilation.
+def tune(pipe: Any, dtype: str) -> None:
+    """Sets the number of threads and the VAE's dtype. What makes forwards faster is chosen later (:mod:`.choosing`).
 
     Call it in the compute thread, whose number of OpenMP threads it sets.
     """
@@ -119,18 +116,9 @@ def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
     if torch.get_num_threads() != own:  # setting it, even to the same value, made forwards slower
         torch.set_num_threads(own)
     _leave_teams_to_this_thread()
-    denoiser = getattr(pipe, denoiser_name(pipe))
-    large = sum(weights.numel() for weights in denoiser.parameters()) >= LARGE
-    if denoiser_name(pipe) == "unet" and (device.startswith("cuda") or (dtype == "bfloat16" and large)):
-        denoiser.to(memory_format=torch.channels_last)
     vae = getattr(pipe, "vae", None)
     if vae is not None and dtype == "float16" and getattr(vae.config, "force_upcast", False):
         vae.to(torch.float32)  # it overflows in float16; else the pipeline would upcast it for every task
-    if compiled:
-        try:
-            denoiser.compile_repeated_blocks()
-        except (RuntimeError, ValueError) as fault:
-            logger.warning("the denoiser's blocks cannot be compiled here", fault=str(fault))
 
 
 def _leave_teams_to_this_thread() -> None:
