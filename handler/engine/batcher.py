@@ -40,10 +40,13 @@ class Batcher:
     network, with or without layers round it; ``graphs`` that among them which records.
     """
 
-    def __init__(self, denoiser: torch.nn.Module, compute: Compute) -> None:
+    def __init__(self, denoiser: torch.nn.Module, compute: Compute, method: Callable[..., Any] | None = None) -> None:
+        """``method``: what is called of the network, ``forward`` unless it is another."""
         self.denoiser = denoiser
-        self.forward: Forward = plain(denoiser)
+        self.forward: Forward = plain(method or denoiser)
         self.graphs: Graphed | None = None
+        self.relief: Callable[[int], bool] = lambda _: False
+        """Asked when memory ran out for so many calls together: whether it let something go, so that they fit now."""
         self.merging = True
         self.patience, self.most_patience = PATIENCE, MOST_PATIENCE
         self.last_call: Call | None = None
@@ -51,7 +54,7 @@ class Batcher:
         self.calls = 0
         self.device = next(denoiser.parameters()).device
         self._compute = compute
-        self._signature = inspect.signature(denoiser.forward)
+        self._signature = inspect.signature(method or denoiser.forward)
         self._waiting: list[Call] = []
         self._awaited: set[object] = set()
         self._patient_until = self._free_at = 0.0
@@ -172,10 +175,10 @@ class Batcher:
             part = parts.pop(0)
             outputs, fault = self._attempt(part)
             if isinstance(fault, OutOfMemory):
-                if self.graphs is not None and self.graphs.forget():
+                fault = _freed(fault)  # only now, out of the except clause, is what the failed forward held let go
+                if isinstance(fault, OutOfMemory) and self.relief(len(part)):
                     parts = [part, *parts]
                     continue
-                fault = _freed(fault)  # only now, out of the except clause, is what the failed forward held let go
             left = [call for one in (part, *parts) for call in one]
             if fault is not None and device_lost(fault):
                 return done + [(call, None, fault, len(part)) for call in left]

@@ -111,7 +111,7 @@ def apply(choice: Choice, batcher: Batcher, settings: Settings) -> None:
         _unfuse(network)
     uncompiled(network)
     batcher.forward = compiled(network, settings) if choice.compiled else plain(network)
-    batcher.graphs = None
+    batcher.graphs, batcher.relief = None, lambda _: False
     if choice.graphs:
         if hooked(network):
             logger.warning("forwards of this network are not recorded", fault="it has hooks")
@@ -120,6 +120,7 @@ def apply(choice: Choice, batcher: Batcher, settings: Settings) -> None:
         batcher.forward = batcher.graphs = Graphed(
             batcher.forward, CudaRecorder(batcher.device), int(GRAPHS_SHARE * free)
         )
+        batcher.relief = batcher.graphs.relieve
 
 
 def _unfuse(network: Any) -> None:

@@ -72,6 +72,9 @@ class Compute:
         self._closed = self._ended = False
         self._cause: BaseException | None = None
         self._awaited: set[Pending] = set()
+        self._asked: Source | None = None
+        """The source whose work runs, if it is a source's."""
+        self._own_fault: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="compute", daemon=True)
         self._thread.start()
 
@@ -114,6 +117,21 @@ class Compute:
         if pending.fault is not None:
             raise pending.fault
 
+    def give_way(self) -> None:
+        """In the midst of long work, runs a forward of another source if one waits. Elsewhere it does nothing."""
+        if threading.current_thread() is not self._thread:
+            return
+        with self.changed:
+            outer = self._asked
+            work, _ = self._forward(besides=outer)
+        if work is None:
+            return
+        try:
+            work()
+        except BaseException as fault:  # nobody's own: it ends the thread, once the work it broke into is done
+            self._own_fault = fault
+        self._asked = outer
+
     def close(self) -> None:
         """Ends the thread once all queued work is done."""
         with self.changed:
@@ -125,6 +143,8 @@ class Compute:
         try:
             while (work := self._next()) is not None:
                 work()
+                if self._own_fault is not None:
+                    raise self._own_fault
         except BaseException as fault:  # SystemExit, too: whatever ends the thread, callers wait for it
             self._end(fault)
             logger.exception("the compute thread ended", fault=type(fault).__name__)
@@ -147,21 +167,32 @@ class Compute:
         broken.__cause__ = self._cause
         return broken
 
+    def _forward(self, besides: Source | None = None) -> tuple[Callable[[], None] | None, list[float]]:
+        """A source's work, or the seconds after which to ask again. The sources take turns."""
+        now, waits = time.perf_counter(), []
+        for source in self._sources:
+            if source is besides:
+                continue
+            work, wait = source.next(now)
+            if work is not None:
+                self._asked = source
+                self._sources.remove(source)
+                self._sources.append(source)
+                return work, []
+            if wait is not None:
+                waits.append(wait)
+        return None, waits
+
     def _next(self) -> Callable[[], None] | None:
         """The next work, None once closed. Jobs first: an encoded text lets a task join the next forward."""
         with self.changed:
             while True:
+                self._asked = None
                 if self._jobs:
                     return self._jobs.popleft()
-                now, waits = time.perf_counter(), []
-                for source in self._sources:
-                    work, wait = source.next(now)
-                    if work is not None:
-                        self._sources.remove(source)
-                        self._sources.append(source)  # round robin
-                        return work
-                    if wait is not None:
-                        waits.append(wait)
+                work, waits = self._forward()
+                if work is not None:
+                    return work
                 if self._closed and not waits:
                     return None
                 self.changed.wait(min(waits, default=None))

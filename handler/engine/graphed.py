@@ -100,6 +100,10 @@ class Graphed:
             self._recorder.start_anew()
         return had
 
+    def relieve(self, _: int) -> bool:
+        """As :attr:`.batcher.Batcher.relief`: graphs go before a group of calls is split."""
+        return self.forget()
+
     def _recorded(self, key: Key, arguments: dict[str, Any], leaves: Mapping[str, Any], rows: int, to: int) -> Any:
         """Runs the forward as it is and records it for the next time. Returns the output of the first."""
         eager = self._inner(arguments, rows)

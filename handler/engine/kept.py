@@ -41,6 +41,8 @@ class Proof:
     measured: Measured | None
     choice: Choice
     """What makes its forwards fast on this device."""
+    decodes: bool = False
+    """Whether pictures of several tasks may be decoded together."""
 
 
 def name_of(engine: PipelineEngine, settings: Settings) -> str:
@@ -71,7 +73,7 @@ def read(name: str, settings: Settings) -> Proof | None:
     try:
         found = json.loads(_file(name, settings).read_text())
         measured, choice = Measured.read(found["measured"]), Choice(**found["choice"])
-        return Proof(str(found["alone"]), int(found["capacity"]), measured, choice)
+        return Proof(str(found["alone"]), int(found["capacity"]), measured, choice, bool(found["decodes"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

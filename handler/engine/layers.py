@@ -24,8 +24,8 @@ VERSIONS = 64
 in silence (8 by default)."""
 
 
-def plain(network: torch.nn.Module) -> Forward:
-    """The network as it is."""
+def plain(network: Callable[..., Any]) -> Forward:
+    """The network, or a method of it, as it is."""
     return lambda arguments, _: network(**arguments)
 
 

@@ -52,6 +52,12 @@ def unproven(engine: PipelineEngine, pair: Sequence[Callable[[], Call]], alone: 
     return f"two together differ from each alone by {255 * worst:.3g} of 255; rounding explains {255 * allowed:.3g}"
 
 
+def decode_together(engine: PipelineEngine) -> bool:
+    """Whether two pictures decoded together were proven to be what each is alone; they are merged from now on."""
+    range_of_latents = 2  # a decoder's pictures are of -1 to 1
+    return engine.decoder is not None and engine.decoder.prove(range_of_latents * ROUNDING[engine.card.dtype])
+
+
 def _unlike_itself(engine: PipelineEngine, call: Callable[[], Call], drawn: Any, allowed: float) -> str:
     """Compares a picture with the untouched pipeline's. Why that proves nothing, empty if it is the same."""
     try:

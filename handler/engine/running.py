@@ -39,6 +39,7 @@ class PipelineEngine:
         from .anatomy import denoisers, from_image
         from .batcher import Batcher
         from .checkpoint import weights_of
+        from .decoding import Decoder
 
         self.card, self.capacity, self.load_seconds = card, capacity, 0.0
         self.measured: Measured | None = None
@@ -49,6 +50,8 @@ class PipelineEngine:
         self.controlnet = Batcher(control, compute) if isinstance(control, torch.nn.Module) else None
         for batcher in filter(None, (*self._denoisers.values(), self.controlnet)):
             compute.serve(batcher)
+        vae = getattr(pipe, "vae", None)
+        self.decoder = Decoder(vae, compute) if isinstance(vae, torch.nn.Module) and hasattr(vae, "decode") else None
         self.previewer: LatentPreviewer | None = None
         self.changes: set[str] = set()
         """What the pipeline changes of the networks that all tasks share: it can draw one task at a time."""
@@ -78,6 +81,8 @@ class PipelineEngine:
         self.capacity = 1
         for batcher in self._denoisers.values():
             batcher.merging = False
+        if self.decoder is not None:
+            self.decoder.batcher.merging = False
 
     def develop(
         self, request: GenerationRequest, observer: Observer, checkpoint: bytes = b"", image: bytes = b""
@@ -191,7 +196,8 @@ class PipelineEngine:
             return Seam(component, calls.through(batcher), self.changes.add)
         if self.controlnet is not None and component is self.controlnet.denoiser:
             return Seam(component, calls.through_controlnet(self.controlnet), self.changes.add)
-        return OnComputeThread(component, self.compute, self.changes.add)
+        decoder = self.decoder if component is getattr(self.pipe, "vae", None) else None
+        return OnComputeThread(component, self.compute, self.changes.add, decoder)
 
 
 def pictures_in(output: Any) -> Any:

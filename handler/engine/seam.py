@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .compute import Compute
+    from .decoding import Decoder
     from .reading import Reading
 
 T = TypeVar("T")
@@ -126,10 +127,15 @@ class OnComputeThread(StandIn):
     METHODS = frozenset({"encode", "decode", "get_text_features", "get_image_features", "generate"})
 
     def __init__(
-        self, inner: torch.nn.Module, compute: Compute, changed: Callable[[str], None] = lambda _: None
+        self,
+        inner: torch.nn.Module,
+        compute: Compute,
+        changed: Callable[[str], None] = lambda _: None,
+        decoder: Decoder | None = None,
     ) -> None:
         super().__init__(inner, changed)
         object.__setattr__(self, "_compute", compute)
+        object.__setattr__(self, "_decoder", decoder)
 
     def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._run(self.__dict__["_inner"], args, kwargs)
@@ -138,6 +144,9 @@ class OnComputeThread(StandIn):
         attribute = super().__getattr__(name)
         if name not in self.METHODS:
             return attribute
+        decoder: Decoder | None = self.__dict__["_decoder"]
+        if name == "decode" and decoder is not None:
+            return decoder
         return lambda *args, **kwargs: self._run(attribute, args, kwargs)
 
     def _run(self, work: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
@@ -150,19 +159,19 @@ class OnComputeThread(StandIn):
         tile = getattr(inner, "enable_tiling", None)
         if tile is not None:  # a VAE, which may be kept in float32 while the rest is not (loading.tune)
             dtype = next((one.dtype for one in args if isinstance(one, torch.Tensor)), inner.dtype)
-            args = tuple(_as_floating(value, inner.dtype) for value in args)
+            args = tuple(as_floating(value, inner.dtype) for value in args)
         try:
             output = work(*args, **kwargs)
-            return output if tile is None else _checked(output, dtype)
+            return output if tile is None else checked(output, dtype)
         except Exception as fault:
             if not out_of_memory(fault) or tile is None:
                 raise
         free_memory()  # after the except clause, whose traceback kept the failed try's tensors alive
         tile()  # from now on decodes in tiles: slower, but with less memory
-        return _checked(work(*args, **kwargs), dtype)
+        return checked(work(*args, **kwargs), dtype)
 
 
-def _checked(output: T, dtype: torch.dtype) -> T:
+def checked(output: T, dtype: torch.dtype) -> T:
     """What a VAE returned. Raises NotFinite for a picture that would be black."""
     decoded = output[0] if isinstance(output, tuple) else getattr(output, "sample", None)
     if isinstance(decoded, torch.Tensor):
@@ -170,7 +179,7 @@ def _checked(output: T, dtype: torch.dtype) -> T:
     return _distribution_as(output, dtype)
 
 
-def _as_floating(value: Any, dtype: torch.dtype) -> Any:
+def as_floating(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 

@@ -18,7 +18,7 @@ from ..logs import logger
 from . import kept
 from .choosing import Choice, choose, first_choice
 from .preview import fit_previewer
-from .proof import NEVER_MET, NoObserver, pixels, unproven
+from .proof import NEVER_MET, NoObserver, decode_together, pixels, unproven
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,8 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
         logger.warning("tasks are drawn one at a time", reason=proof.alone)
     else:
         engine.capacity = proof.capacity or 1
+        if engine.decoder is not None:
+            engine.decoder.batcher.merging = proof.decodes
         if not settings.max_batch:
             engine.batcher.bound(engine.capacity)
     if known is None and proof.capacity and proof.alone != NEVER_MET:
@@ -100,7 +102,8 @@ def _prove(
     if reason:
         return kept.Proof(reason, 1, measured, choice)
     capacity = settings.max_batch or _if_it_can("one task at a time", lambda: measure(engine))
-    return kept.Proof("", capacity, measured, choice)
+    decodes = _if_it_can("pictures are decoded one at a time", lambda: decode_together(engine))
+    return kept.Proof("", capacity, measured, choice, bool(decodes))
 
 
 def _chosen(engine: PipelineEngine, settings: Settings, first: Choice) -> Choice:

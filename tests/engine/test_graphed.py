@@ -172,6 +172,7 @@ def test_memory_that_runs_out_while_one_is_recorded_costs_all_of_them() -> None:
 def test_graphs_go_before_a_group_is_split(batcher: Batcher) -> None:
     recorder = CpuRecorder()
     batcher.graphs = batcher.forward = Graphed(plain(batcher.denoiser), recorder, 1000)
+    batcher.relief = batcher.graphs.relieve
     for _ in range(WORTH + 1):
         together(batcher, [1.0, 2.0])
     assert (recorder.made, recorder.emptied) == (1, 0)
