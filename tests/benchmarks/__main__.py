@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from . import busy, dtypes, engine, loading, memory, overhead, rounds, servers, startup, weight
+from . import busy, dtypes, engine, latency, loading, memory, overhead, rounds, servers, startup, weight
 
 BENCHMARKS = {
     "startup": startup.main,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "busy": busy.main,
     "dtypes": dtypes.main,
     "overhead": overhead.main,
+    "latency": latency.main,
     "loading": loading.main,
     "memory": memory.main,
     "rounds": rounds.main,
