@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from . import busy, dtypes, engine, loading, memory, overhead, profile, rounds, servers, startup, weight
+from . import busy, dtypes, engine, latency, loading, memory, overhead, profile, rounds, servers, startup, weight
 
 BENCHMARKS = {
     "startup": startup.main,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "busy": busy.main,
     "dtypes": dtypes.main,
     "overhead": overhead.main,
+    "latency": latency.main,
     "profile": profile.main,
     "loading": loading.main,
     "memory": memory.main,

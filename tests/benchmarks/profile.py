@@ -28,7 +28,7 @@ from handler.worker import Worker
 
 from .counted import CountedAws
 from .report import Report, in_fresh_process
-from .servers import TASKS, draw_lots
+from .mix import TASKS, draw_lots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

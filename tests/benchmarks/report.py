@@ -78,9 +78,7 @@ class Report:
                 continue
             ratio = figure(row.value / row.against.value) if row.against.value else ""
             table.add_row(row.measure, value, f"{row.against.name}: {figure(row.against.value)}", ratio)
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=WIDTH)
+        console = wide_console()
         console.print(table)
         for remark in self._remarks:
             console.print(remark, highlight=False, markup=False)
@@ -114,6 +112,18 @@ def figure(value: float) -> str:
     if value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.6f}".rstrip("0")
+
+
+def wide_console() -> Console:
+    """As wide as the terminal; wide enough for the tables where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+def print_line(benchmark: str, measure: str, value: float | None, unit: str, against: str = "") -> None:
+    """A line of JSON for benchmarks with tables of their own. Null: not measured."""
+    line = {"benchmark": benchmark, "measure": measure, "value": value, "unit": unit, "against": against}
+    print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
 def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:

@@ -10,80 +10,35 @@ from the one that a sequential loop draws with the same type. Images a second, p
 
 from __future__ import annotations
 
-import base64
-import io
-import itertools
-import json
 import os
-import random
-import subprocess
 import sys
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from .clients import bentoml, darkroom, litserve, tutorial
-from .hosting import ROOT, Unavailable, end_on_sigterm
+from .hosting import Unavailable, end_on_sigterm
+from .judging import Right, draw_right, is_right
+from .lineup import BENTOML, DARKROOM, LITSERVE, LOCKED, SERVERS, warmed_up
 from .load import Load, Task
+from .mix import draw_lots
+from .report import print_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
-    from .load import Client, Outcome
+    from .load import Outcome
 
-DARKROOM, LOCKED = "Darkroom", "tutorial, locked"
-PEERS = ("LitServe", "BentoML")
+PEERS = (LITSERVE, BENTOML)
 TASKS, ARRIVALS = 48, 5.0
-WARM_UP = (Task(0, "a fox", 20, 4.0, 1), Task(0, "a key on a blue background", 20, 4.0, 2))
-STEPS = range(8, 33, 4)
-GUIDANCE = (1.0, 2.5, 4.0, 5.5, 7.5, 9.0)
-THINGS = ("red apple", "lemon", "pizza", "cat", "fox", "panda", "owl", "crab", "rose", "cactus", "rainbow", "rocket")
-COLOURS = ("black", "red", "green", "blue", "yellow", "orange", "purple", "pink", "gray", "teal", "brown")
-TOLERANCE = 16 / 255
-"""Mean difference of a picture's pixels (0 to 1). The rounding of bfloat16 stays far below, another picture above."""
 
 
-def draw_lots(count: int) -> list[Task]:
-    """The load, the same at every run. Steps and guidance are round numbers, so that some requests are of equal
-    parameters and peers can batch them.
-    """
-    lots = random.Random(42)
-    pairs = lots.sample(list(itertools.product(THINGS, COLOURS)), count)
+def arrivals(count: int) -> list[float]:
+    """Seconds from the start: half of them at once, the others evenly."""
     early = count - count // 2
-    dues = [0.0] * early + [ARRIVALS * (at + 1) / (count - early) for at in range(count - early)]
-    return [
-        Task(
-            due, f"a {thing} on a {colour} background", lots.choice(STEPS), lots.choice(GUIDANCE), lots.getrandbits(31)
-        )
-        for due, (thing, colour) in zip(dues, pairs, strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class Right:
-    """The right pictures, drawn one after another, and how long that took."""
-
-    dtype: str
-    pictures: list[np.ndarray]
-    seconds: float
-
-
-def draw_right(tasks: Sequence[Task], dtype: str) -> Right:
-    bodies = json.dumps([task.body() for task in tasks])
-    command = [sys.executable, "-m", "tests.benchmarks.peers.drawing", dtype]
-    done = subprocess.run(command, input=bodies, cwd=ROOT, check=True, capture_output=True, text=True, timeout=600)
-    drawn = json.loads(done.stdout)
-    return Right(drawn["dtype"], [pixels(base64.b64decode(one)) for one in drawn["pictures"]], drawn["seconds"])
-
-
-def pixels(picture: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=np.float32) / 255
+    return [0.0] * early + [ARRIVALS * (at + 1) / (count - early) for at in range(count - early)]
 
 
 @dataclass(frozen=True)
@@ -99,35 +54,21 @@ class Figures:
     note: str = ""
 
 
-SERVERS: dict[str, tuple[str, Callable[[], AbstractContextManager[Client]]]] = {
-    DARKROOM: ("fast", partial(darkroom, "auto")),
-    "Darkroom float32": ("float32", partial(darkroom, "float32")),
-    "tutorial": ("float32", partial(tutorial, "0")),
-    LOCKED: ("float32", partial(tutorial, "1")),
-    "LitServe": ("fast", litserve),
-    "BentoML": ("fast", bentoml),
-}
-"""By name: the type it draws with, and what starts it."""
-
-
 def measure(name: str, tasks: Sequence[Task], right: dict[str, Right]) -> Figures:
     """Starts the server, warms it up, drives the tasks through it and stops it."""
     print(f"measuring {name}", file=sys.stderr)
-    dtype, start = SERVERS[name]
     try:
-        with start() as client:
-            for task in WARM_UP:
-                Load(client, [task]).run()
+        with warmed_up(name) as client:
             began, outcomes = Load(client, tasks).run()
     except Unavailable as fault:
         return Figures(note=str(fault))
-    return judge(began, outcomes, tasks, right[dtype])
+    return judge(began, outcomes, tasks, right[SERVERS[name][0]])
 
 
 def judge(began: float, outcomes: Sequence[Outcome], tasks: Sequence[Task], right: Right) -> Figures:
     latencies, wrong = [], 0
     for outcome, task, picture in zip(outcomes, tasks, right.pictures, strict=True):
-        if outcome.picture and float(np.abs(pixels(outcome.picture) - picture).mean()) > TOLERANCE:
+        if outcome.picture and not is_right(outcome.picture, picture):
             wrong += 1
         elif outcome.picture:
             latencies.append((outcome.finished - began - task.due, outcome.finished))
@@ -190,8 +131,7 @@ def as_json(figures: dict[str, Figures], right: dict[str, Right], count: int) ->
     lines += [(f"sequential loop, {one.dtype}: rate", count / one.seconds, "images/s", "") for one in right.values()]
     lines += [(what, ratio, "times", name) for what, name, ratio, _ in targets(figures)]
     for measured, value, unit, against in lines:
-        line = {"benchmark": "servers", "measure": measured, "value": value, "unit": unit, "against": against}
-        print(json.dumps(line, ensure_ascii=False))
+        print_line("servers", measured, value, unit, against)
 
 
 def main() -> None:
@@ -199,7 +139,7 @@ def main() -> None:
     end_on_sigterm()
     count = int(os.environ.get("TASKS", TASKS))
     busy = os.getloadavg()[0]
-    tasks = draw_lots(count)
+    tasks = draw_lots(arrivals(count))
     right = {dtype: draw_right(tasks, dtype) for dtype in ("fast", "float32")}
     figures = {name: measure(name, tasks, right) for name in SERVERS}
     if os.environ.get("JSON") == "1":
