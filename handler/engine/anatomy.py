@@ -25,9 +25,15 @@ if TYPE_CHECKING:
 IDLE = {
     "AmusedPipeline": ("num_images",),  # its scheduler takes one generator, and each picture has one of its own
     "DreamLiteMobilePipeline": ("guidance_scale",),  # distilled: "accepted for API parity; ignored"
+    "PRXPipeline": (
+        "num_images",
+    ),  # with guidance it tells its transformer the time of two rows, however many there are
+    "PRXPixelPipeline": ("num_images",),
     "StableDiffusionPanoramaPipeline": ("num_images",),  # of several pictures each is another than of its seed alone
 }
 """Request fields that a pipeline has an argument for, and that would not do what they promise."""
+PROMPT_ALONE = {"BriaFibo2Pipeline", "Flux2KleinKVPipeline"}
+"""Pipelines that take pictures to edit and need none, and that diffusers' AutoPipeline does not know."""
 
 
 def denoiser_name(pipe: Any) -> str:
@@ -85,6 +91,8 @@ def arguments_of(pipe: Any) -> dict[str, str]:
     """
     name = (pipe if isinstance(pipe, type) else type(pipe)).__name__.replace("Img2Img", "")
     known, idle = taken(pipe), IDLE.get(name, ())
+    if not isinstance(pipe, type) and pipe.config.get("sample_sigmas"):
+        idle = (*idle, "num_inference_steps")  # there are as many as these, whatever is asked for
     found = {field: argument for field, argument in ARGUMENTS.items() if argument in known and field not in idle}
     if "true_cfg_scale" not in known:
         return found
@@ -107,7 +115,8 @@ def draws_without_image(pipe: Any) -> bool:
     """Whether a pipeline that takes an image also works without one; one with a ControlNet does not."""
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
-    return type(pipe) in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() and getattr(pipe, "controlnet", None) is None
+    known = type(pipe) in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() or type(pipe).__name__ in PROMPT_ALONE
+    return known and getattr(pipe, "controlnet", None) is None
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from .compute import Pending
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+PLAIN = (torch.Tensor, np.ndarray, np.generic, str, int, float, complex, torch.dtype, torch.device, type(None))
+"""Arguments that a network only reads."""
 SHARED = frozenset({"img_ids", "txt_ids"})
 """Position ids: one table for the whole batch, never concatenated."""
 
@@ -39,6 +41,13 @@ class Call(Pending):
     tables: list[torch.Tensor] = field(default_factory=list)
     arrived: float = field(default_factory=time.perf_counter)
     together: int = 1
+
+    def written_to(self) -> str:
+        """The kind of an argument that the network may write into, such as a cache of what it made of the prompt.
+
+        Empty if there is none. A call that is answered from a checkpoint would leave it as it was before.
+        """
+        return next((type(leaf).__name__ for leaf in self.leaves.values() if not isinstance(leaf, PLAIN)), "")
 
 
 def call_of(owner: object, arguments: dict[str, Any]) -> Call:

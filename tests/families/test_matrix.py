@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("i
 ALONE = {
     "DreamLiteMobilePipeline",
     "DreamLitePipeline",
+    "GlmImagePipeline",
     "HiDreamImagePipeline",
     "HunyuanDiTPAGPipeline",
     "Kandinsky3Pipeline",
@@ -26,6 +27,7 @@ ALONE = {
     "KandinskyCombinedPipeline",
     "KandinskyV22CombinedPipeline",
     "PixArtSigmaPAGPipeline",
+    "QwenImage21Pipeline",
     "SanaPAGPipeline",
     "StableDiffusion3PAGPipeline",
     "StableDiffusionPAGPipeline",
@@ -34,11 +36,23 @@ ALONE = {
     "ZImagePipeline",
 }
 """Each for a reason that the log tells at load: a merged forward differs, or the pipeline changes its networks."""
-REFUSED = {"Ideogram4Pipeline": "Only one of `guidance_scale` and `guidance_schedule` may be set."}
-"""By the pipeline itself, which has defaults for both."""
+WITHOUT = "has neither a unet nor a transformer"
+REFUSED = {
+    "Cosmos2TextToImagePipeline": "`cosmos_guardrail` is not installed",
+    "Ideogram4Pipeline": "Only one of `guidance_scale` and `guidance_schedule` may be set.",
+    "OmniGenPipeline": "it needs torchvision, which is not installed",
+    "StableCascadeCombinedPipeline": WITHOUT,
+    "UnCLIPPipeline": WITHOUT,
+    "VersatileDiffusionTextToImagePipeline": WITHOUT,
+    "WuerstchenCombinedPipeline": WITHOUT,
+}
+"""With the reason; Ideogram by the pipeline itself, which has defaults for both."""
 FEW = {
+    "OmniGenPipeline",
+    "QwenImage21Pipeline",
     "QwenImagePipeline",
     "SanaPipeline",
+    "StableCascadeCombinedPipeline",
     "StableDiffusionPAGPipeline",
     "ZImagePipeline",
 }
