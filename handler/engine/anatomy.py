@@ -30,6 +30,8 @@ IDLE = {
     ),  # with guidance it tells its transformer the time of two rows, however many there are
     "PRXPixelPipeline": ("num_images",),
     "StableDiffusionPanoramaPipeline": ("num_images",),  # of several pictures each is another than of its seed alone
+    # Told words it looks at no picture and guides away from noise; it knows the places of one size, and takes one seed.
+    "UniDiffuserPipeline": ("image", "negative_prompt", "width", "height", "num_images"),
 }
 """Request fields that a pipeline has an argument for, and that would not do what they promise."""
 PROMPT_ALONE = {"BriaFibo2Pipeline", "Flux2KleinKVPipeline"}
@@ -61,7 +63,7 @@ def from_image(pipe: Any) -> Any:
 
     diffusers' AutoPipeline would find it too, but importing that takes 0.7 s of every cold start.
     """
-    if "image" in taken(pipe):
+    if "image" in fields(pipe):
         return pipe
     kind = getattr(diffusers, type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline"), None)
     if kind is None or not fields(pipe) - {"width", "height"} <= fields(kind):

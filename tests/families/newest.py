@@ -1,10 +1,7 @@
-"""Families that diffusers has only lately, and some that it has long deprecated."""
+"""Families that diffusers has only lately, most of them with a language model for an ear."""
 
 from __future__ import annotations
 
-import inspect
-import json
-from functools import partial
 from typing import Any
 
 import diffusers
@@ -12,6 +9,7 @@ import torch
 
 from tests.families import autoencoders, encoders, language_models, tokenizers
 from tests.families.family import Family, enliven
+from tests.families.parts import Parts
 
 WIDTH = encoders.WIDTH
 
@@ -53,23 +51,6 @@ def glm_image() -> Any:
         vision_language_encoder=writer,
         scheduler=scheduler,
     )
-
-
-class Parts:
-    """What is saved of a pipeline that cannot be made here: its index, and as many of its parts as there are."""
-
-    def __init__(self, kind: Any, **parts: Any) -> None:
-        self.kind, self.parts = kind, parts
-
-    def save_pretrained(self, folder: Any, **settings: Any) -> None:
-        index: dict[str, Any] = {"_class_name": self.kind.__name__, "_diffusers_version": diffusers.__version__}
-        named = [name for name in inspect.signature(self.kind.__init__).parameters if name != "self"]
-        for name in named:
-            part = self.parts.get(name)
-            index[name] = [type(part).__module__.partition(".")[0], type(part).__name__] if part else [None, None]
-            if part:
-                part.save_pretrained(folder / name, **settings)
-        (folder / "model_index.json").write_text(json.dumps(index))
 
 
 def qwen_image_2_1() -> Any:
@@ -205,11 +186,6 @@ def omni_gen() -> Any:
     )
 
 
-def indexed(kind: Any) -> Any:
-    """A family that is refused for what its index says."""
-    return Family(kind.__name__, partial(Parts, kind), (64, 64))
-
-
 FAMILIES = (
     Family("QwenImage21Pipeline", qwen_image_2_1, (64, 64), guidance="true_cfg_scale"),
     Family("PRXPipeline", prx, (64, 64)),
@@ -219,8 +195,4 @@ FAMILIES = (
     Family("GlmImagePipeline", glm_image, (64, 64)),
     Family("Cosmos2TextToImagePipeline", cosmos_2, (64, 64)),
     Family("OmniGenPipeline", omni_gen, (64, 64)),
-    indexed(diffusers.StableCascadeCombinedPipeline),
-    indexed(diffusers.WuerstchenCombinedPipeline),
-    indexed(diffusers.UnCLIPPipeline),
-    indexed(diffusers.VersatileDiffusionTextToImagePipeline),
 )

@@ -43,10 +43,12 @@ REFUSED = {
     "OmniGenPipeline": "it needs torchvision, which is not installed",
     "StableCascadeCombinedPipeline": WITHOUT,
     "UnCLIPPipeline": WITHOUT,
+    "VQDiffusionPipeline": "has no class `LearnedClassifierFreeSamplingEmbeddings`",
     "VersatileDiffusionTextToImagePipeline": WITHOUT,
     "WuerstchenCombinedPipeline": WITHOUT,
 }
-"""With the reason; Ideogram by the pipeline itself, which has defaults for both."""
+"""With the reason; Ideogram by the pipeline itself, which has defaults for both, VQDiffusion by diffusers, which writes
+what it does not read again."""
 FEW = {
     "OmniGenPipeline",
     "QwenImage21Pipeline",
