@@ -59,7 +59,9 @@ def load_pipeline(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, 
 
 
 def _package_missing(fault: Exception) -> str:
-    """What to install, where a name is not defined because diffusers imports it only beside a package; else empty."""
+    """What to install, where transformers asks for it, or diffusers has a name only beside it; else empty."""
+    if named := re.search(r"requires the (\w+) library but it was not found", str(fault)):
+        return f"it needs {named[1].lower()}, which is not installed"
     trace = fault.__traceback__
     if not isinstance(fault, NameError) or trace is None:
         return ""

@@ -70,6 +70,11 @@ def fit(one: Call, other: Call) -> bool:
     return one.key == other.key and all(map(_same_bytes, one.tables, other.tables))
 
 
+def mergeable(call: Call) -> bool:
+    """Whether any call could share a forward with this one: not if it holds what is its task's alone."""
+    return not call.written_to() and fit(call, call_of(None, call.arguments))
+
+
 def _trait(path: str, leaf: Any, rows: int) -> tuple[object, ...]:
     if not isinstance(leaf, torch.Tensor):
         if path == "timestep" and isinstance(leaf, int | float):
