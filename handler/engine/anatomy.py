@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 IDLE = {
     "AmusedPipeline": ("num_images",),  # its scheduler takes one generator, and each picture has one of its own
     "DreamLiteMobilePipeline": ("guidance_scale",),  # distilled: "accepted for API parity; ignored"
-    "PRXPipeline": (
-        "num_images",
-    ),  # with guidance it tells its transformer the time of two rows, however many there are
+    "GlmImagePipeline": ("image",),  # of pictures it takes lists alone, whatever its signature says
+    "PRXPipeline": ("num_images",),  # guided, it tells its transformer the time of two rows, however many there are
     "PRXPixelPipeline": ("num_images",),
     "StableDiffusionPanoramaPipeline": ("num_images",),  # of several pictures each is another than of its seed alone
     # Told words it looks at no picture and guides away from noise; it knows the places of one size, and takes one seed.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 PLAIN = (torch.Tensor, np.ndarray, np.generic, str, int, float, complex, torch.dtype, torch.device, type(None))
-"""Arguments that a network only reads."""
+"""What hides nothing: as an argument a network only reads it, as an output it goes to every call."""
 SHARED = frozenset({"img_ids", "txt_ids"})
 """Position ids: one table for the whole batch, never concatenated."""
 
@@ -146,7 +146,10 @@ def merge(group: Sequence[Call]) -> dict[str, Any]:
 
 
 def split(output: Any, rows: Sequence[int]) -> list[Any]:
-    """Each call's rows of the output, copied; parts of it without a batch dimension go to every call."""
+    """Each call's rows of the output, copied; parts of it without a batch dimension go to every call.
+
+    Raises TypeError for what may hold rows out of sight, such as a cache of what was made of the pictures to edit.
+    """
     if isinstance(output, torch.Tensor):
         if output.ndim and output.shape[0] == sum(rows):
             return [part.clone() for part in torch.split(output, list(rows))]
@@ -157,6 +160,8 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
     if isinstance(output, tuple | list):
         columns = [split(value, rows) for value in output]
         return [type(output)(column[at] for column in columns) for at in range(len(rows))]
+    if not isinstance(output, PLAIN):
+        raise TypeError(f"a {type(output).__name__} cannot be split")
     return [output] * len(rows)
 
 

@@ -146,7 +146,7 @@ def test_steps_that_a_configuration_fixes_are_no_parameter() -> None:
     assert made.defaults.num_inference_steps is None
 
 
-@pytest.mark.parametrize("pipeline", ["BriaFibo2Pipeline", "Flux2KleinKVPipeline", "GlmImagePipeline"])
+@pytest.mark.parametrize("pipeline", ["BriaFibo2Pipeline", "Flux2KleinKVPipeline", "QwenImage21Pipeline"])
 def test_pictures_to_edit_may_be_left_out(pipeline: str) -> None:
     made = card(next(one for one in FAMILIES if one.name == pipeline).build())
     assert ("image" in made.parameters, made.required) == (True, [])

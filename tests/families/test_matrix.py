@@ -71,7 +71,7 @@ UNSAVED = {
     "ZImageOmniPipeline",
     "ZImagePipeline",
 }
-"""What their denoisers return is no single tensor, or they write into what they are told: a stopped task begins anew."""
+"""What their denoisers return is no single tensor, or they write into what they are told: a task begins anew."""
 CHAOTIC = {"IFPipeline": 2.0}
 """With random weights it makes of a rounding of 0.02 of 255 one of 1.5 within five steps."""
 
