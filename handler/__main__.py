@@ -12,7 +12,8 @@ from __future__ import annotations
 import sys
 
 from .errors import DarkroomError, SettingsError
-from .settings import Settings, around_proxies
+from .process import around_proxies
+from .settings import Settings
 
 
 def main(arguments: list[str]) -> int:

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WEEK = 7 * 24 * 3600
-LOOPBACK = ("127.0.0.1", "localhost")
-HARMLESS = ("AWS_CA_BUNDLE", "AWS_EC2_METADATA_DISABLED", "AWS_PAGER")
-OF_A_DEPLOYMENT = ("BUCKET", "QUEUE_URL", "DEAD_LETTER_URL", "PUBLIC_ENDPOINT_URL")
+SWITCH = ("auto", "0", "1")
 TRUE_OR_FALSE = ("true", "false")
 """What AWS's own switches take, for `1` is false to boto3."""
 HOST_CREDENTIALS = (
@@ -76,7 +74,19 @@ class Settings:
         "a transformer; on a CPU bfloat16 if it computes in it, else float32",
         one_of=("auto", "float32", "bfloat16", "float16"),
     )
-    compile: bool = _setting(False, "`1`: compiles the denoiser's repeated blocks; slow to load, faster to run")
+    compile: str = _setting(
+        "auto",
+        "`1`: compiles the denoiser's repeated blocks; slow to load, faster to run; `auto`: on CUDA where it pays",
+        one_of=SWITCH,
+    )
+    graphs: str = _setting(
+        "auto", "`1`: replays forwards as CUDA graphs; `auto`: on CUDA where that is faster", one_of=SWITCH
+    )
+    attention: str = _setting(
+        "auto",
+        "Attention of a transformer, by diffusers' name (`native`, `flash`, `sage`); `auto`: on CUDA the fastest of "
+        "those that are installed",
+    )
     max_batch: int = _setting(
         0, "Tasks at a time; `0` measures what is worth it when the model has loaded", least=0, most=64
     )
@@ -273,46 +283,3 @@ def _parse(text: str, kind: type, limits: Mapping[str, Any]) -> object:
     if number is None or not least <= number <= most:
         raise ValueError(f"must be a {'whole ' if kind is int else ''}number from {least:g} to {most:g}")
     return number
-
-
-def use(**environ: str) -> Settings:
-    """Sets environment variables of this process, which the AWS clients read as well, and reads the settings."""
-    os.environ.update(environ)
-    return Settings.load()
-
-
-def leave_aside() -> list[str]:
-    """Removes the variables that name another AWS or deployment from this process's environment. Returns the names of
-    those that were set.
-    """
-    named = [name for name in os.environ if name.startswith("AWS_") or name in OF_A_DEPLOYMENT]
-    return sorted(name for name in named if name not in HARMLESS and os.environ.pop(name))
-
-
-def around_proxies() -> None:
-    """From now on this process, and those that it starts, call this machine itself directly, whatever proxy is set."""
-    listed = f"{os.environ.get('no_proxy', '')},{os.environ.get('NO_PROXY', '')}".split(",")
-    hosts = ",".join(dict.fromkeys([*filter(None, (one.strip() for one in listed)), *LOOPBACK]))
-    os.environ.update(no_proxy=hosts, NO_PROXY=hosts)
-
-
-def names_credentials() -> bool:
-    """Whether the environment names credentials, or where a host keeps its own."""
-    return any(os.environ.get(name) for name in HOST_CREDENTIALS)
-
-
-def provide(**environ: str) -> None:
-    """Sets environment variables for libraries, unless they are set already."""
-    for name, value in environ.items():
-        os.environ.setdefault(name, value)
-
-
-def invocation_trace() -> str | None:
-    """The X-Ray tracing header of the current Lambda invocation, which the runtime sets anew for each."""
-    return os.environ.get("_X_AMZN_TRACE_ID")
-
-
-def terminal_variables() -> Mapping[str, str]:
-    """The environment variables by which terminals identify themselves."""
-    names = ("TERM", "TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID")
-    return {name: os.environ[name] for name in names if name in os.environ}

@@ -21,7 +21,8 @@ from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
 from handler.contract.record import Record
 from handler.engine import kept
 from handler.engine.starting import start
-from handler.settings import Settings, around_proxies
+from handler.process import around_proxies
+from handler.settings import Settings
 from handler.work.serving import Generate
 
 from .ministack import ministack

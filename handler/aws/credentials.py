@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import SettingsError
-from ..settings import names_credentials
+from ..process import names_credentials
 
 if TYPE_CHECKING:
     from ..settings import Settings

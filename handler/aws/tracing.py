@@ -21,7 +21,7 @@ from .. import errors
 from ..contract.ids import new_span_id
 from ..errors import DarkroomError, LostRace, SettingsError
 from ..logs import logger
-from ..settings import invocation_trace
+from ..process import invocation_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ModelUnavailable
-from ..settings import Settings, use
+from ..process import use
+from ..settings import Settings
 
 MODELS = "a model is a hub id, a folder or s3://bucket/prefix"
 

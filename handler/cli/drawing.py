@@ -84,7 +84,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serves the HTTP API with a worker beside it until Ctrl-C."""
-    from ..settings import use
+    from ..process import use
     from .local.aws import CREDENTIALS
     from .local.session import Interrupted, aws_environment, serve_forever
 

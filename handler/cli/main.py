@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ..contract.record import Record
 from ..errors import DarkroomError, FieldError, InvalidRequest, SettingsError
-from ..settings import around_proxies
+from ..process import around_proxies
 from .deployment import deployment, with_model
 from .drawing import drawing
 from .faults import of_the_system, told

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..contract.statuses import TERMINAL
-from ..settings import terminal_variables
+from ..process import terminal_variables
 from .terminal import picture_escape
 
 if TYPE_CHECKING:

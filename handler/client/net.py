@@ -10,7 +10,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 
 from ..errors import ServiceFault, SettingsError
-from ..settings import LOOPBACK
+from ..process import LOOPBACK
 from .patience import Retryable
 
 if TYPE_CHECKING:

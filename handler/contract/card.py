@@ -69,6 +69,9 @@ class ModelCard(Written):
     defaults: Defaults = Field(default_factory=Defaults)
     limits: Limits = Field(default_factory=Limits)
     size_multiple: int = Field(8, ge=1, description="Width and height must be multiples of it")
+    sizes: list[tuple[int, int]] = Field(
+        default_factory=list, description="The only sizes that it draws, width and height in pixels; empty if any"
+    )
 
     def faults(self, values: Mapping[str, Any], at_fault: Collection[str] = ()) -> list[FieldError]:
         """Every reason for which this model refuses a request's ``values``, which may be incomplete. ``at_fault``:
@@ -85,7 +88,22 @@ class ModelCard(Written):
                 faults.append(FieldError(name, reason))
         missing = [name for name in self.required if name not in at_fault and values.get(name) is None]
         faults += [FieldError(name, f"{self.pipeline} needs it") for name in missing]
+        if not {"width", "height"} & {*at_fault, *(fault.field for fault in faults)}:
+            faults += self._other_size(values)
         return faults + self._no_step_left(values, {*at_fault, *(fault.field for fault in faults)})
+
+    def _other_size(self, values: Mapping[str, Any]) -> list[FieldError]:
+        """A fault if the model would draw another size than this one."""
+        asked = [values.get(name) for name in ("width", "height")]
+        if not self.sizes or asked == [None, None]:
+            return []
+        defaults = (self.defaults.width, self.defaults.height)
+        width, height = (one or default for one, default in zip(asked, defaults, strict=True))
+        if (width, height) in self.sizes:
+            return []
+        own = ", ".join(f"{width} x {height}" for width, height in self.sizes)
+        name = "width" if asked[0] is not None else "height"
+        return [FieldError(name, f"{width} x {height} is none of this model's sizes: {own}")]
 
     def _no_step_left(self, values: Mapping[str, Any], at_fault: Collection[str]) -> list[FieldError]:
         """A fault if the strength is so low that no denoising step would be run."""

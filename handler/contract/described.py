@@ -151,7 +151,8 @@ def limit_to_model(document: dict[str, Any], card: ModelCard) -> dict[str, Any]:
             asked[name] = {"const": 1} if name == "num_images" else {"type": "null"}
         elif name in {"width", "height"}:
             least, most = {"minimum": limits.min_side}, {"maximum": limits.max_side}
-            _number(asked[name]).update(least | most | {"multipleOf": card.size_multiple})
+            own = {"enum": sorted({size[name == "height"] for size in card.sizes})} if card.sizes else {}
+            _number(asked[name]).update(least | most | {"multipleOf": card.size_multiple} | own)
         elif name in {"num_inference_steps", "num_images"}:
             _number(asked[name])["maximum"] = getattr(limits, name)
     return document

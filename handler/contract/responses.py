@@ -177,6 +177,7 @@ class ModelDescription(Contract):
     defaults: Defaults | None = None
     limits: Limits | None = None
     size_multiple: int | None = None
+    sizes: list[tuple[int, int]] = Field(default_factory=list)
 
 
 class ModelsResponse(Contract):

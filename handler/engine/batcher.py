@@ -11,15 +11,20 @@ import torch
 from ..errors import OutOfMemory
 from ..logs import logger
 from .faults import device_lost, free_memory, out_of_memory
+from .layers import plain
 from .merging import Call, call_of, fit, merge, split
+from .timing import watch_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .compute import Compute
+    from .graphed import Graphed
+    from .layers import Forward
 
 PATIENCE = 0.25
-"""The next forward waits for the tasks that the last one served, at most for this part of that forward's duration.
+"""The next forward waits for the tasks that the last one served: while the device is still at that one, and then for
+this part of its duration.
 
 Without the wait two tasks would take turns, each in forwards of its own.
 """
@@ -31,11 +36,14 @@ class Batcher:
     """Batches all tasks' calls of one network. Implements :class:`.compute.Source` for the compute thread.
 
     A merged forward that fails is run again call by call, so that a bad call stays alone; its key is not merged again.
-    ``forwards`` counts those that succeeded, ``calls`` the calls that they served.
+    ``forwards`` counts those that succeeded, ``calls`` the calls that they served. ``forward`` is what runs one: the
+    network, with or without layers round it; ``graphs`` that among them which records.
     """
 
     def __init__(self, denoiser: torch.nn.Module, compute: Compute) -> None:
         self.denoiser = denoiser
+        self.forward: Forward = plain(denoiser)
+        self.graphs: Graphed | None = None
         self.merging = True
         self.patience, self.most_patience = PATIENCE, MOST_PATIENCE
         self.last_call: Call | None = None
@@ -46,7 +54,10 @@ class Batcher:
         self._signature = inspect.signature(denoiser.forward)
         self._waiting: list[Call] = []
         self._awaited: set[object] = set()
-        self._patient_until = 0.0
+        self._patient_until = self._free_at = 0.0
+        self._watch = watch_of(self.device)
+        self._worth = 0
+        """Rows of a forward times their size: what brings the most rows a second. 0: it was not measured."""
         self._most_rows: dict[tuple[object, ...], int] = {}
         self._alone: set[tuple[object, ...]] = set()
         """Keys whose calls are not merged, because a merged forward of them failed."""
@@ -100,12 +111,19 @@ class Batcher:
         group = self._take(first)
         return (lambda: self._run(group)), None
 
+    def bound(self, tasks: int) -> None:
+        """No forward gets more rows than so many tasks like the last one have, or as many more as pictures are smaller:
+        beyond that they take longer and are no more worth it.
+        """
+        if self.last_call is not None:
+            self._worth = tasks * self.last_call.rows * self.last_call.size
+
     def time_forward(self, call: Call, size: int) -> float:
         """Runs a forward of ``size`` copies of ``call`` and returns its seconds. Call it in the compute thread."""
         arguments = merge([call] * size)
         began = time.perf_counter()
         with torch.inference_mode():
-            self.denoiser(**arguments)
+            self.forward(arguments, call.rows * size)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter() - began
@@ -113,8 +131,13 @@ class Batcher:
     def _merges(self, call: Call) -> bool:
         return self.merging and call.key not in self._alone
 
+    def _most_of(self, call: Call) -> int | None:
+        """The most rows of forwards of such calls; None if any number will do."""
+        worth = max(1, int(self._worth / call.size)) if self._worth else None
+        return min(filter(None, (worth, self._most_rows.get(call.key))), default=None)
+
     def _take(self, first: Call) -> list[Call]:
-        most = self._most_rows.get(first.key)
+        most = self._most_of(first)
         group, rows = [first], first.rows
         for call in self._waiting[1:] if self._merges(first) else []:
             if (most is None or rows + call.rows <= most) and fit(first, call):
@@ -127,12 +150,13 @@ class Batcher:
     def _run(self, group: list[Call]) -> None:
         """Runs a group and releases every caller in it."""
         began = time.perf_counter()
+        self._watch.begin()
         done = self._outcomes(group)
-        ended = time.perf_counter()
+        spent = self._watch.end()
         with self._compute.changed:  # before the callers wake: one that calls again at once must not be awaited twice
             self._awaited = {call.owner for call, _, fault, _ in done if fault is None}
-            spent = ended - began
-            self._patient_until = ended + min(max(self.patience * spent, LEAST_PATIENCE), self.most_patience)
+            self._free_at = max(began, self._free_at) + spent
+            self._patient_until = self._free_at + min(max(self.patience * spent, LEAST_PATIENCE), self.most_patience)
         for call, output, fault, together in done:
             call.together = together
             call.finish(output, fault)
@@ -148,6 +172,9 @@ class Batcher:
             part = parts.pop(0)
             outputs, fault = self._attempt(part)
             if isinstance(fault, OutOfMemory):
+                if self.graphs is not None and self.graphs.forget():
+                    parts = [part, *parts]
+                    continue
                 fault = _freed(fault)  # only now, out of the except clause, is what the failed forward held let go
             left = [call for one in (part, *parts) for call in one]
             if fault is not None and device_lost(fault):
@@ -190,9 +217,10 @@ class Batcher:
     def _outputs(self, group: list[Call]) -> list[Any]:
         self.last_call = group[0]
         if len(group) == 1:
-            outputs = [self.denoiser(**group[0].arguments)]
+            outputs = [self.forward(group[0].arguments, group[0].rows)]
         else:
-            outputs = split(self.denoiser(**merge(group)), [call.rows for call in group])
+            rows = [call.rows for call in group]
+            outputs = split(self.forward(merge(group), sum(rows)), rows)
         self.forwards += 1
         self.calls += len(group)
         return outputs

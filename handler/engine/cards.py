@@ -11,7 +11,7 @@ from ..errors import ModelUnavailable
 from ..logs import logger
 from .anatomy import arguments_of, denoiser_name, draws_without_image, fields, from_image, taken
 from .distilled import usual
-from .sizes import native_side, size_multiple
+from .sizes import native_side, own_sizes, size_multiple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,13 +33,15 @@ def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: d
     denoiser = getattr(pipe, denoiser_name(pipe))
     side = native_side(pipe, denoiser)
     named = arguments_of(drawing) | arguments_of(pipe) if drawing is not None else arguments_of(pipe)
-    defaults = {"width": side, "height": side} | {
+    own = own_sizes(pipe)
+    size = (side, side) if side and (not own or (side, side) in own) else own[0] if own else (None, None)
+    defaults = {"width": size[0], "height": size[1]} | {
         field: signature[named[field]].default if _is_number(signature[named[field]].default) else default
         for field, default in {**TUTORIAL, "strength": None}.items()
         if field in named
     }
     distilled = {field: value for field, value in usual(pipe, name).items() if field in named}
-    limits = {"max_side": 2 * side} if side else {}
+    limits = {"max_side": max([2 * side, *map(max, own)])} if side else {}
     return ModelCard(
         id=name,
         revision=revision,
@@ -50,6 +52,7 @@ def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: d
         defaults=Defaults.model_validate(defaults | distilled | overrides.get("defaults", {})),
         limits=Limits.model_validate(limits | overrides.get("limits", {})),
         size_multiple=size_multiple(pipe, denoiser),
+        sizes=own,
     )
 
 

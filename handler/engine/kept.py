@@ -12,12 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..contract.health import Measured
 from ..logs import logger
+from .choosing import Choice
+from .sources import beginnings
 
 if TYPE_CHECKING:
     from ..settings import Settings
     from .running import PipelineEngine
+    from .sources import Source
 
 FOLDER = "proofs"
 LIBRARIES = ("torch", "diffusers", "transformers")
@@ -34,6 +39,8 @@ class Proof:
     alone: str
     capacity: int | None
     measured: Measured | None
+    choice: Choice
+    """What makes its forwards fast on this device."""
 
 
 def name_of(engine: PipelineEngine, settings: Settings) -> str:
@@ -54,7 +61,7 @@ def name_of(engine: PipelineEngine, settings: Settings) -> str:
         "device": _device(engine),
         "libraries": {name: version(name) for name in LIBRARIES},
         "code": _code(),
-        "settings": [settings.max_batch, settings.compile],
+        "settings": [settings.max_batch, settings.compile, settings.graphs, settings.attention],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -63,21 +70,44 @@ def read(name: str, settings: Settings) -> Proof | None:
     """What was kept under this name; None if there is nothing, or nothing that can be read."""
     try:
         found = json.loads(_file(name, settings).read_text())
-        return Proof(str(found["alone"]), int(found["capacity"]), Measured.read(found["measured"]))
+        measured, choice = Measured.read(found["measured"]), Choice(**found["choice"])
+        return Proof(str(found["alone"]), int(found["capacity"]), measured, choice)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def keep(name: str, proof: Proof, settings: Settings) -> None:
     """Writes it, whole or not at all. Where nothing can be written the next start proves it again."""
-    file = _file(name, settings)
+    _write(_file(name, settings), json.dumps(asdict(proof)))
+
+
+def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as scratch:
-            json.dump(asdict(proof), scratch)
+            scratch.write(text)
         Path(scratch.name).replace(file)
     except OSError as fault:
         logger.info("what was proven of the model is not kept", fault=type(fault).__name__)
+
+
+def overflow_name(source: Source, device: str) -> str:
+    """SHA-256 (hex) of what decides whether a model's numbers overflow in a dtype: its files' names, sizes and
+    beginnings, the device, the libraries and our own code. It is known before anything is loaded.
+    """
+    own = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+    told = [beginnings(source), dict(source.config), device, own, {name: version(name) for name in LIBRARIES}, _code()]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def overflows(name: str, dtype: str, settings: Settings) -> bool:
+    """Whether an earlier start has met numbers that are not finite in this dtype."""
+    return _file(f"{name}-overflows-{dtype}", settings).exists()
+
+
+def keep_overflow(name: str, dtype: str, settings: Settings) -> None:
+    """Lets later starts with ``DTYPE=auto`` begin with a wider dtype."""
+    _write(_file(f"{name}-overflows-{dtype}", settings), "{}")
 
 
 def _file(name: str, settings: Settings) -> Path:
@@ -90,8 +120,6 @@ def _configured(parts: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _device(engine: PipelineEngine) -> list[object]:
-    import torch
-
     device = engine.batcher.device
     if device.type == "cuda":
         return [torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cuda.matmul.allow_tf32]

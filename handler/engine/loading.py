@@ -14,9 +14,9 @@ import torch
 
 from ..contract.health import baked_card
 from ..errors import DarkroomError, ModelUnavailable
-from ..logs import logger
-from ..settings import provide
-from .anatomy import denoiser_name, quiet
+from ..process import provide
+from . import kept
+from .anatomy import quiet
 from .cards import card_of, read_overrides
 from .sources import find, load, stored_dtype
 
@@ -34,23 +34,23 @@ a UNet at every batch size; with 4,096, 8 % more processor time for pictures of 
 """
 TEAM = torch.get_num_threads()
 """OpenMP's number of threads at start: OMP_NUM_THREADS, else the machine's cores."""
-LARGE = 100_000_000
-"""Denoisers with at least so many parameters use channels-last on a CPU; the small built-in one is slower with it."""
-
-
+WIDER = {"float16": "bfloat16", "bfloat16": "float32"}
+"""What to try where the numbers of a model overflow; bfloat16 has float32's range."""
 Fetch = Callable[[str, "Settings"], tuple[Path, str]]
 """Downloads an ``s3://`` URL; returns a local folder and a revision that identifies its content."""
+Tried = Callable[[tuple[str, str]], None]
 
 
-def load_pipeline(settings: Settings, fetch: Fetch | None = None) -> tuple[Any, ModelCard]:
-    """Loads the pipeline and makes its card; ``fetch`` downloads a model whose id begins with ``s3://``.
+def load_pipeline(settings: Settings, fetch: Fetch | None = None, tried: Tried | None = None) -> tuple[Any, ModelCard]:
+    """Loads the pipeline and makes its card; ``fetch`` downloads a model whose id begins with ``s3://``; ``tried`` is
+    told of the dtype and of the name under which :mod:`.kept` remembers that it overflowed.
 
     Raises ModelUnavailable with the reason, whatever went wrong.
     """
     provide(ONEDNN_PRIMITIVE_CACHE_CAPACITY=str(KERNELS))  # read by oneDNN when it is first used
     try:
         with quiet():
-            return _load(settings, fetch)
+            return _load(settings, fetch, tried)
     except DarkroomError as fault:
         raise ModelUnavailable(fault.message) from fault
     except Exception as fault:
@@ -76,7 +76,7 @@ def _package_missing(fault: Exception) -> str:
     return ""
 
 
-def _load(settings: Settings, fetch: Fetch | None) -> tuple[Any, ModelCard]:
+def _load(settings: Settings, fetch: Fetch | None, tried: Tried | None) -> tuple[Any, ModelCard]:
     # A container image holds its model in a folder named as MODEL_ID is, with the revision on the card inside it.
     revision = settings.model_revision or (baked_card(settings) or {}).get("revision")
     place, fetched = _here(settings.model_source, settings, fetch)
@@ -84,9 +84,14 @@ def _load(settings: Settings, fetch: Fetch | None) -> tuple[Any, ModelCard]:
     source = find(place, settings.model_revision or None, config)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device, stored_dtype(source), transformer="transformer" in source.config)
+    name = kept.overflow_name(source, device)
+    while settings.dtype == "auto" and kept.overflows(name, dtype, settings):
+        dtype = WIDER[dtype]
+    if tried is not None:
+        tried((dtype, name))
     pipe = load(source, DTYPES[dtype]).to(device)
     pipe.set_progress_bar_config(disable=True)
-    tune(pipe, device, dtype, compiled=settings.compile)
+    tune(pipe, dtype)
     return pipe, card_of(pipe, settings.model_name, fetched or revision, dtype, read_overrides(Path(place)))
 
 
@@ -122,8 +127,8 @@ def pick_dtype(wanted: str, device: str, stored: str | None = None, *, transform
     return "bfloat16" if device == "cpu" and (known.get("avx512_bf16") or known.get("amx_bf16")) else "float32"
 
 
-def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
-    """Makes the pipeline faster on this device: threads, memory format, VAE dtype, compilation.
+def tune(pipe: Any, dtype: str) -> None:
+    """Sets the number of threads and the VAE's dtype. What makes forwards faster is chosen later (:mod:`.choosing`).
 
     Call it in the compute thread, whose number of OpenMP threads it sets.
     """
@@ -131,18 +136,9 @@ def tune(pipe: Any, device: str, dtype: str, *, compiled: bool) -> None:
     if torch.get_num_threads() != own:  # setting it, even to the same value, made forwards slower
         torch.set_num_threads(own)
     _leave_teams_to_this_thread()
-    denoiser = getattr(pipe, denoiser_name(pipe))
-    large = sum(weights.numel() for weights in denoiser.parameters()) >= LARGE
-    if denoiser_name(pipe) == "unet" and (device.startswith("cuda") or (dtype == "bfloat16" and large)):
-        denoiser.to(memory_format=torch.channels_last)
     vae = getattr(pipe, "vae", None)
     if vae is not None and dtype == "float16" and getattr(vae.config, "force_upcast", False):
         vae.to(torch.float32)  # it overflows in float16; else the pipeline would upcast it for every task
-    if compiled:
-        try:
-            denoiser.compile_repeated_blocks()
-        except (RuntimeError, ValueError) as fault:
-            logger.warning("the denoiser's blocks cannot be compiled here", fault=str(fault))
 
 
 def _leave_teams_to_this_thread() -> None:

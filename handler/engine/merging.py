@@ -30,7 +30,8 @@ class Call(Pending):
     """One task's call of a network: its arguments now, its output or fault once ``done`` is set.
 
     ``leaves``: the arguments flattened by path; ``key``: what calls that fit together have in common, but for the
-    content of their ``tables``, which :func:`fit` compares; ``together``: how many calls shared its forward.
+    content of their ``tables``, which :func:`fit` compares; ``size``: numbers in a row of its latents; ``together``:
+    how many calls shared its forward.
     """
 
     owner: object
@@ -38,6 +39,7 @@ class Call(Pending):
     rows: int
     leaves: dict[str, Any]
     key: tuple[object, ...]
+    size: int = 1
     tables: list[torch.Tensor] = field(default_factory=list)
     arrived: float = field(default_factory=time.perf_counter)
     together: int = 1
@@ -49,16 +51,21 @@ class Call(Pending):
         """
         return next((type(leaf).__name__ for leaf in self.leaves.values() if not isinstance(leaf, PLAIN)), "")
 
+    @property
+    def merges(self) -> bool:
+        """Whether there can be calls that it fits."""
+        return type(self.key[0]) is not object
+
 
 def call_of(owner: object, arguments: dict[str, Any]) -> Call:
     """A call with its key and its batch size, which is the first dimension of its first tensor."""
-    leaves = dict(_leaves(arguments))
+    leaves = leaves_of(arguments)
     at, first = next((path, leaf) for path, leaf in leaves.items() if isinstance(leaf, torch.Tensor) and leaf.ndim)
     rows = first.shape[0]
     # A list of tensors has no batch dimension: such calls go alone.
     key = tuple(_trait(path, leaf, rows) for path, leaf in leaves.items()) if at in arguments else (object(),)
     tables = [leaf for path, leaf in leaves.items() if _is_table(path, leaf, rows)]
-    return Call(owner, arguments, rows, leaves, key, tables)
+    return Call(owner, arguments, rows, leaves, key, first[0].numel(), tables)
 
 
 def fit(one: Call, other: Call) -> bool:
@@ -72,24 +79,24 @@ def fit(one: Call, other: Call) -> bool:
 
 def mergeable(call: Call) -> bool:
     """Whether any call could share a forward with this one: not if it holds what is its task's alone."""
-    return not call.written_to() and fit(call, call_of(None, call.arguments))
+    return call.merges and not call.written_to()
 
 
 def _trait(path: str, leaf: Any, rows: int) -> tuple[object, ...]:
     if not isinstance(leaf, torch.Tensor):
-        if path == "timestep" and isinstance(leaf, int | float):
+        if is_time(path, leaf):
             return (path, "time", type(leaf))
-        return (path, "same", type(leaf), _exactly(leaf))
-    if _is_time(path, leaf):
+        return (path, "same", type(leaf), exactly(leaf))
+    if is_time(path, leaf):
         return (path, "time", leaf.dtype)
-    if _has_rows(path, leaf, rows):
+    if has_rows(path, leaf, rows):
         return (path, "rows", leaf.dtype, leaf.shape[1:])
     if leaf.layout is not torch.strided or leaf.is_quantized:
         return (object(),)  # has no bytes to compare: goes alone
     return (path, "table", leaf.dtype, leaf.device, leaf.shape)
 
 
-def _exactly(leaf: Any) -> object:
+def exactly(leaf: Any) -> object:
     """Something hashable that equals another's only if the arguments are the same: never, if that cannot be told."""
     if isinstance(leaf, float | complex | np.generic):
         return repr(leaf)  # unlike ==, tells 0.0 from -0.0, and takes NaN for NaN
@@ -118,14 +125,17 @@ def _bytes(table: torch.Tensor) -> torch.Tensor:
 
 
 def _is_table(path: str, leaf: Any, rows: int) -> bool:
-    return isinstance(leaf, torch.Tensor) and not _is_time(path, leaf) and not _has_rows(path, leaf, rows)
+    return isinstance(leaf, torch.Tensor) and not is_time(path, leaf) and not has_rows(path, leaf, rows)
 
 
-def _is_time(path: str, leaf: Any) -> bool:
-    return path == "timestep" and (not isinstance(leaf, torch.Tensor) or leaf.ndim == 0)
+def is_time(path: str, leaf: Any) -> bool:
+    """Whether it is a time for all rows, of which a merged forward needs one for each."""
+    number = leaf.ndim == 0 if isinstance(leaf, torch.Tensor) else isinstance(leaf, int | float)
+    return path == "timestep" and number
 
 
-def _has_rows(path: str, leaf: torch.Tensor, rows: int) -> bool:
+def has_rows(path: str, leaf: torch.Tensor, rows: int) -> bool:
+    """Whether its first dimension is that of the rows."""
     return leaf.ndim > 0 and leaf.shape[0] == rows and not (path in SHARED and leaf.ndim == 2)
 
 
@@ -134,15 +144,15 @@ def merge(group: Sequence[Call]) -> dict[str, Any]:
     first = group[0]
     merged: dict[str, Any] = {}
     for path, leaf in first.leaves.items():
-        if _is_time(path, leaf):
+        if is_time(path, leaf):
             device = next(one.device for one in first.leaves.values() if isinstance(one, torch.Tensor))
             times = [torch.as_tensor(call.leaves[path], device=device).expand(call.rows) for call in group]
             merged[path] = torch.cat(times)
-        elif isinstance(leaf, torch.Tensor) and _has_rows(path, leaf, first.rows):
+        elif isinstance(leaf, torch.Tensor) and has_rows(path, leaf, first.rows):
             merged[path] = torch.cat([call.leaves[path] for call in group])
         else:
             merged[path] = leaf
-    return cast("dict[str, Any]", _rebuilt(first.arguments, merged))
+    return cast("dict[str, Any]", rebuilt(first.arguments, merged))
 
 
 def split(output: Any, rows: Sequence[int]) -> list[Any]:
@@ -165,6 +175,11 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
     return [output] * len(rows)
 
 
+def leaves_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments flattened: what dicts, tuples and lists among them hold, by path."""
+    return dict(_leaves(arguments))
+
+
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -176,9 +191,10 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _rebuilt(value: Any, leaves: dict[str, Any], path: str = "") -> Any:
+def rebuilt(value: Any, leaves: dict[str, Any], path: str = "") -> Any:
+    """What :func:`leaves_of` flattened, with these leaves in place of its own."""
     if isinstance(value, dict):
-        return {name: _rebuilt(inner, leaves, f"{path}.{name}" if path else str(name)) for name, inner in value.items()}
+        return {name: rebuilt(inner, leaves, f"{path}.{name}" if path else str(name)) for name, inner in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_rebuilt(inner, leaves, f"{path}.{at}") for at, inner in enumerate(value))
+        return type(value)(rebuilt(inner, leaves, f"{path}.{at}") for at, inner in enumerate(value))
     return leaves[path]

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from ..contract.card import ModelCard
     from ..contract.health import Measured
     from ..contract.request import GenerationRequest
+    from ..settings import Settings
     from . import Observer
     from .batcher import Batcher
+    from .choosing import Choice
     from .compute import Compute
     from .preview import LatentPreviewer
 
@@ -56,6 +58,20 @@ class PipelineEngine:
 
     def slot(self, timeout: float | None = None, *, alone: bool = False) -> AbstractContextManager[None]:
         return self._slots.hold(self.capacity, timeout, alone=alone)
+
+    def use(self, choice: Choice, settings: Settings) -> Choice:
+        """Lays what was chosen round the denoisers, and returns it. What cannot be compiled is left as it is.
+
+        Raises ModelUnavailable for a setting that cannot be followed here.
+        """
+        from .choosing import apply
+
+        def lay() -> Choice:
+            for batcher in self._denoisers.values():
+                apply(choice, batcher, settings)
+            return choice
+
+        return self.compute.run(lay)
 
     def draw_alone(self) -> None:
         """From now on one task at a time."""

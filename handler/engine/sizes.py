@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .anatomy import taken
@@ -46,6 +47,20 @@ def size_multiple(pipe: Any, denoiser: torch.nn.Module) -> int:
     unit = int(getattr(pipe, "vae_scale_factor", packed)) * across
     # Some count the patch in the factor of their image processor, where it says how pictures are to be cut.
     return math.lcm(SMALLEST, unit, stated) if stated else math.lcm(SMALLEST, max(unit, packed))
+
+
+def own_sizes(pipe: Any) -> list[tuple[int, int]]:
+    """The only sizes (width, height) that the pipeline draws, whatever it is asked for; empty if it draws any.
+
+    HunyuanDiT's pipelines and Kandinsky 5's take the one of the nearest shape in place of another, and say so in their
+    log alone.
+    """
+    if found := getattr(pipe, "resolutions", None):
+        return [(int(width), int(height)) for width, height in found]
+    shapes = getattr(sys.modules[type(pipe).__module__], "SUPPORTED_SHAPE", None)
+    if shapes is None or BINNING not in taken(pipe):
+        return []
+    return [(int(width), int(height)) for height, width in shapes]
 
 
 def _stated(pipe: Any) -> int | None:

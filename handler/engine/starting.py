@@ -12,37 +12,36 @@ from .compute import Compute
 from .running import PipelineEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..contract.card import ModelCard
     from ..settings import Settings
-    from .loading import Fetch
-
-
-WIDER = {"float16": "bfloat16", "bfloat16": "float32"}
-"""What to try where the numbers of a model overflow; bfloat16 has float32's range."""
+    from .loading import Fetch, Tried
 
 
 def start(settings: Settings, fetch: Fetch | None = None) -> PipelineEngine:
     """An engine that is ready. Loads in the compute thread, imports of torch and diffusers included.
 
-    With ``DTYPE=auto`` a model whose numbers overflow is loaded again in a wider dtype. ``fetch`` downloads a model
-    whose id begins with ``s3://``. Raises ModelUnavailable.
+    With ``DTYPE=auto`` a model whose numbers overflow is loaded again in a wider dtype, and by later starts in that one
+    at once. ``fetch`` downloads a model whose id begins with ``s3://``. Raises ModelUnavailable.
     """
-    wanted = settings.dtype
+    wanted = settings
     while True:
-        tried: list[str] = []
+        tried: list[tuple[str, str]] = []
         try:
-            return _start(replace(settings, dtype=wanted), fetch, tried.append)
+            return _start(wanted, fetch, tried.append)
         except NotFinite as fault:
-            wider = WIDER.get(tried[0]) if settings.dtype == "auto" else None
+            from . import kept
+            from .loading import WIDER
+
+            dtype, name = tried[0]
+            wider = WIDER.get(dtype) if settings.dtype == "auto" else None
             if wider is None:
                 raise ModelUnavailable(f"{settings.model_name} cannot be drawn with: {fault.message}") from fault
-            logger.warning("the model's numbers overflow; it is loaded in another dtype", dtype=tried[0], wider=wider)
-            wanted = wider
+            logger.warning("the model's numbers overflow; it is loaded in another dtype", dtype=dtype, wider=wider)
+            kept.keep_overflow(name, dtype, settings)
+            wanted = replace(settings, dtype=wider)
 
 
-def _start(settings: Settings, fetch: Fetch | None, tried: Callable[[str], None]) -> PipelineEngine:
+def _start(settings: Settings, fetch: Fetch | None, tried: Tried) -> PipelineEngine:
     """``tried`` is told of the dtype. Raises NotFinite, too."""
     compute = Compute()
     began = time.perf_counter()
@@ -50,11 +49,10 @@ def _start(settings: Settings, fetch: Fetch | None, tried: Callable[[str], None]
     def load() -> tuple[Any, ModelCard]:
         from .loading import load_pipeline
 
-        return load_pipeline(settings, fetch)
+        return load_pipeline(settings, fetch, tried)
 
     try:
         pipe, card = compute.run(load)
-        tried(card.dtype)
         engine = PipelineEngine(pipe, card, compute)
         from .warmup import warm_up
 

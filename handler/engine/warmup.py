@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +16,7 @@ from ..contract.request import GenerationRequest
 from ..errors import DarkroomError, ModelUnavailable, NotFinite
 from ..logs import logger
 from . import kept
+from .choosing import Choice, choose, first_choice
 from .preview import fit_previewer
 from .proof import NEVER_MET, NoObserver, pixels, unproven
 
@@ -31,28 +35,40 @@ ROUNDS = 4
 SLOW_FORWARD = 0.5
 """Seconds. No batch size is tried after one whose forward took longer: loading would take minutes."""
 STEPS = 3
+CHOICE_SECONDS = 12.0
+"""After so many of choosing nothing else is tried: compilation, the last, takes some ten more."""
+CHOICE_SIZES, CHOICE_ROUNDS = (1, 4), 5
+"""Tasks in the forwards that choices are timed with, and how often each: a recording is made in the third round."""
 
 
 def warm_up(engine: PipelineEngine, settings: Settings) -> None:
-    """Runs the pipeline so that no task pays for first use; tests merging; sets ``capacity`` and ``measured``.
+    """Runs the pipeline so that no task pays for first use; chooses what makes it fast; tests merging; sets
+    ``capacity`` and ``measured``.
 
     What an earlier start has proven and kept is not proven again. A measurement that fails is left out. Raises
     ModelUnavailable for a pipeline that cannot be drawn with, NotFinite for one whose numbers overflow.
     """
     name = kept.name_of(engine, settings)
     known = kept.read(name, settings)
+    first = first_choice(engine.batcher.denoiser, settings, engine.batcher.device, engine.card.dtype)
+    choice = engine.use(known.choice if known else first, settings)
     pair, drawn = _first_pictures(engine, 1 if known else 2)
+    if known is None and (better := _chosen(engine, settings, choice)) != choice:
+        choice = better
+        pair, drawn = _first_pictures(engine, 2)
     alone = [pixels(one.pictures) for one in drawn]
     limits = engine.card.limits.model_copy(update={"prompt_tokens": drawn[0].prompt_tokens})
     engine.card = engine.card.model_copy(update={"limits": limits})
     pair = [_of_size(engine, one, alone[0]) for one in pair]
-    proof = known or _prove(engine, settings, pair, drawn)
+    proof = known or _prove(engine, settings, pair, drawn, choice)
     engine.measured = proof.measured
     if proof.alone:
         engine.draw_alone()
         logger.warning("tasks are drawn one at a time", reason=proof.alone)
     else:
         engine.capacity = proof.capacity or 1
+        if not settings.max_batch:
+            engine.batcher.bound(engine.capacity)
     if known is None and proof.capacity and proof.alone != NEVER_MET:
         kept.keep(name, proof, settings)
     if settings.previews:
@@ -61,21 +77,61 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
             "there are no previews", lambda: fit_previewer(run, _arguments(engine, pair[0]), alone[0])
         )
     logger.info(
-        "tasks at a time", capacity=engine.capacity, merging=engine.batcher.merging, proven_before=known is not None
+        "tasks at a time",
+        capacity=engine.capacity,
+        merging=engine.batcher.merging,
+        chosen=", ".join(name for name, value in asdict(choice).items() if value),
+        proven_before=known is not None,
     )
 
 
 def _prove(
-    engine: PipelineEngine, settings: Settings, pair: list[GenerationRequest], drawn: list[Developed]
+    engine: PipelineEngine,
+    settings: Settings,
+    pair: list[GenerationRequest],
+    drawn: list[Developed],
+    choice: Choice,
 ) -> kept.Proof:
-    """``drawn``: what the engine drew of the two requests of ``pair``, each alone."""
+    """``drawn``: what the engine drew of the two requests of ``pair``, each alone, with this ``choice``."""
     calls = [partial(_call, engine, one) for one in pair]
     # the second's time: the first one paid for first use
     measured = _if_it_can("its speed is not known", lambda: timed(drawn[-1], pair[-1]))
     reason = unproven(engine, calls, [pixels(one.pictures) for one in drawn])
     if reason:
-        return kept.Proof(reason, 1, measured)
-    return kept.Proof("", settings.max_batch or _if_it_can("one task at a time", lambda: measure(engine)), measured)
+        return kept.Proof(reason, 1, measured, choice)
+    capacity = settings.max_batch or _if_it_can("one task at a time", lambda: measure(engine))
+    return kept.Proof("", capacity, measured, choice)
+
+
+def _chosen(engine: PipelineEngine, settings: Settings, first: Choice) -> Choice:
+    """The fastest choice, in use from now on."""
+
+    began = time.perf_counter()
+
+    def seconds(choice: Choice) -> float | None:
+        if time.perf_counter() - began > CHOICE_SECONDS:
+            return None
+        try:
+            engine.use(choice, settings)
+            return pace(engine)
+        except Exception as fault:
+            logger.info("this cannot be used here", choice=str(choice), fault=f"{type(fault).__name__}: {fault}")
+            return None
+
+    return engine.use(choose(first, engine.batcher, settings, seconds), settings)
+
+
+def pace(engine: PipelineEngine) -> float | None:
+    """Seconds of forwards of the last recorded call: the geometric mean of one task's and of four tasks' together.
+
+    None if there was no call. Each counts with its fastest round.
+    """
+    recorded = engine.batcher.last_call
+    if recorded is None:
+        return None
+    timer, sizes = engine.batcher.time_forward, CHOICE_SIZES if recorded.merges else CHOICE_SIZES[:1]
+    fastest = [min(engine.compute.run(partial(timer, recorded, size)) for _ in range(CHOICE_ROUNDS)) for size in sizes]
+    return math.prod(fastest) ** (1 / len(fastest))
 
 
 def _first_pictures(engine: PipelineEngine, count: int) -> tuple[list[GenerationRequest], list[Developed]]:

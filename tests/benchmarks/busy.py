@@ -16,7 +16,7 @@ from handler.aws.queue import TaskQueue
 from handler.aws.store import TaskStore
 from handler.cli.local.aws import CREDENTIALS, create_resources
 from handler.logs import logger
-from handler.settings import use
+from handler.process import use
 from handler.work.serving import Generate
 from handler.worker import Worker
 

@@ -16,7 +16,7 @@ from handler.aws.store import TaskStore
 from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
 from handler.contract.record import Record
 from handler.contract.statuses import TERMINAL
-from handler.settings import use
+from handler.process import use
 
 from .hosting import ROOT, environment, free_port, running
 from .load import LIMIT, Client, Outcome, Task

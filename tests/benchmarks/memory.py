@@ -19,7 +19,7 @@ from handler.aws.queue import TaskQueue
 from handler.aws.store import TaskStore
 from handler.cli.local.aws import CREDENTIALS, create_resources
 from handler.contract.record import Record
-from handler.settings import use
+from handler.process import use
 
 from .counted import CountedAws
 from .report import Report

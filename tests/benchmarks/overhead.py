@@ -20,7 +20,7 @@ from handler.aws.store import TaskStore
 from handler.cli.local.aws import CREDENTIALS, create_resources
 from handler.contract.record import Record, Timings
 from handler.logs import logger
-from handler.settings import use
+from handler.process import use
 from handler.work.serving import build
 from handler.worker import Worker
 

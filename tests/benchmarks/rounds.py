@@ -22,7 +22,7 @@ from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
 from handler.clock import utc_now
 from handler.contract.request import GenerationRequest
 from handler.logs import logger
-from handler.settings import use
+from handler.process import use
 from handler.task import moves
 
 from .counted import operation

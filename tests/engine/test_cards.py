@@ -87,6 +87,31 @@ def test_qwen_images_own_sizes_are_accepted() -> None:
         assert made.faults({"width": width, "height": height}) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "some"),
+    [
+        ("HunyuanDiTPipeline", [(1024, 1024), (1280, 768), (864, 1152)]),
+        ("HunyuanDiTPAGPipeline", [(1024, 1024), (960, 1280)]),
+        ("Kandinsky5T2IPipeline", [(1024, 1024), (640, 1408), (1152, 896)]),
+    ],
+)
+def test_a_pipeline_that_draws_sizes_of_a_list_refuses_others(name: str, some: list[tuple[int, int]]) -> None:
+    """It would draw the nearest shape of its list in place of what was asked for."""
+    made = card(next(one for one in FAMILIES if one.name == name).build())
+    assert set(some) < set(made.sizes)
+    for width, height in some:
+        assert made.faults({"width": width, "height": height}) == []
+    (fault,) = made.faults({"width": 512, "height": 512})
+    assert fault.field == "width"
+    assert fault.message.startswith("512 x 512 is none of this model's sizes: 1024 x 1024, ")
+    assert (made.defaults.width, made.defaults.height) in made.sizes
+
+
+def test_no_other_pipeline_draws_sizes_of_a_list() -> None:
+    assert not card(family("PixArtSigmaPipeline")).sizes, "it scales the picture to what was asked for"
+    assert not card(family("StableDiffusionPipeline")).sizes
+
+
 def test_an_autoencoder_that_scales_twice() -> None:
     """Kandinsky's pipelines round sizes up to the square of its factor."""
     pipe = next(one for one in FAMILIES if one.name == "Kandinsky3Pipeline").build()

@@ -333,7 +333,7 @@ def test_in_half_precision_the_vae_stays_in_float32() -> None:
     """As on CUDA: what it encodes has to come back in the denoiser's own type."""
     pipe = stable_diffusion().pipe.to(torch.float16)
     pipe.set_progress_bar_config(disable=True)
-    tune(pipe, "cpu", "float16", compiled=False)
+    tune(pipe, "float16")
     pipe.vae.to(torch.float32)
     engine = PipelineEngine(pipe, card_of(pipe, "tiny", None, "float16", {}), Compute())
     try:

@@ -10,6 +10,7 @@ import torch
 
 from handler.engine import kept, warmup
 from handler.engine.cards import card_of
+from handler.engine.choosing import Choice
 from handler.engine.compute import Compute
 from handler.engine.proof import unproven
 from handler.engine.running import PipelineEngine
@@ -132,7 +133,7 @@ def test_it_is_proven_again_for_another(settings: Settings, other: dict[str, Any
 
 
 def test_it_is_proven_again_with_another_setting(settings: Settings) -> None:
-    others = [replace(settings, max_batch=2), replace(settings, compile=True)]
+    others = [replace(settings, max_batch=2), replace(settings, compile="1")]
     assert len({named(one) for one in (settings, *others)}) == 3
 
 
@@ -145,8 +146,8 @@ def test_it_is_proven_again_with_other(settings: Settings, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"alone": ""}', '{"alone": "", "capacity": "x", "measured": null}'])
 def test_what_cannot_be_read_is_as_if_it_were_not_there(settings: Settings, tmp_path: Path, text: str) -> None:
-    kept.keep("one", kept.Proof("", 4, None), settings)
-    assert kept.read("one", settings) == kept.Proof("", 4, None)
+    kept.keep("one", kept.Proof("", 4, None, Choice(channels_last=True)), settings)
+    assert kept.read("one", settings) == kept.Proof("", 4, None, Choice(channels_last=True))
     (tmp_path / "proofs/one.json").write_text(text)
     assert kept.read("one", settings) is None
     assert kept.read("another", settings) is None

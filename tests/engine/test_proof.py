@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,11 @@ from handler.engine.warmup import warm_up
 from handler.errors import ModelUnavailable, NotFinite
 from handler.settings import Settings
 
+from ..families import unets
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("one_core")
 PLAIN = Settings(dtype="float32", max_batch=4)
@@ -144,10 +148,10 @@ def overflowing(monkeypatch: pytest.MonkeyPatch, *dtypes: str) -> list[str]:
     tried: list[str] = []
     load, draw = starting._start, PipelineEngine.run
 
-    def noted(settings: Settings, fetch: Any, tell: Callable[[str], None]) -> PipelineEngine:
-        def told(dtype: str) -> None:
-            tried.append(dtype)
-            tell(dtype)
+    def noted(settings: Settings, fetch: Any, tell: Callable[[tuple[str, str]], None]) -> PipelineEngine:
+        def told(dtype_and_name: tuple[str, str]) -> None:
+            tried.append(dtype_and_name[0])
+            tell(dtype_and_name)
 
         return load(settings, fetch, told)
 
@@ -167,6 +171,29 @@ def test_a_model_that_overflows_is_loaded_in_a_wider_dtype(monkeypatch: pytest.M
     engine = starting.start(Settings(max_batch=2))
     assert (tried, engine.card.dtype) == (["float16", "bfloat16", "float32"], "float32")
     engine.close()
+
+
+def test_the_next_start_begins_with_the_wider_dtype(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("handler.engine.loading.pick_dtype", lambda wanted, *_, **__: wanted.replace("auto", "float16"))
+    tried = overflowing(monkeypatch, "float16", "bfloat16")
+    unets.stable_diffusion().save_pretrained(tmp_path / "model")
+    settings = Settings(model_id=str(tmp_path / "model"), max_batch=2)
+    for dtypes in (["float16", "bfloat16", "float32"], ["float32"]):
+        starting.start(settings).close()
+        assert tried == dtypes
+        tried.clear()
+    starting.start(replace(settings, dtype="float32")).close()
+    assert tried == ["float32"]
+    tried.clear()
+    with pytest.raises(ModelUnavailable, match="cannot be drawn with"):
+        starting.start(replace(settings, dtype="float16"))
+    assert tried == ["float16"], "what was asked for is tried, whatever is known"
+    tried.clear()
+    with (tmp_path / "model/unet/diffusion_pytorch_model.safetensors").open("ab") as weights:
+        weights.write(b" ")
+    with pytest.raises(ModelUnavailable):
+        starting.start(settings)
+    assert tried == ["float16"], "of other weights nothing is known"
 
 
 def test_a_dtype_that_was_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

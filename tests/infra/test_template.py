@@ -36,6 +36,8 @@ NOT_ON_LAMBDA = {
     "device": "Lambda has processors only",
     "model_config": "a baked or fetched folder holds it beside the single file",
     "compile": "takes longer than an invocation wins",
+    "graphs": "CUDA alone has them",
+    "attention": "chosen on CUDA alone",
     "shutdown_grace": "for workers: infra/gpu.yaml",
     "ecs_container_metadata_uri_v4": "no ECS",
     "alive_file": "Lambda sees for itself",

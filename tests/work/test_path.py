@@ -117,7 +117,7 @@ def test_the_same_seed_draws_the_same_bytes(engine: PipelineEngine) -> None:
 def test_the_pixels_are_the_pipelines_own(engine: PipelineEngine) -> None:
     pipe = DiffusionPipeline.from_pretrained(BUILT_IN_MODEL, dtype=DTYPES[engine.card.dtype], use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
-    tune(pipe, "cpu", engine.card.dtype, compiled=False)
+    tune(pipe, engine.card.dtype)
     seed = torch.Generator("cpu").manual_seed(7)
     direct = pipe(APPLE["prompt"], num_inference_steps=20, guidance_scale=4.0, generator=seed).images[0]
     assert (np.asarray(direct) == pixels(draw(engine, **APPLE)[0])).all()

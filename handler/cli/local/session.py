@@ -18,7 +18,8 @@ from ...care import deadletters
 from ...contract.record import Record
 from ...contract.statuses import TERMINAL
 from ...errors import Conflict, Finished, InvalidRequest
-from ...settings import Settings, leave_aside, use
+from ...process import leave_aside, use
+from ...settings import Settings
 from ...task.messages import asked_by
 from ...work.polling import serve_dead_letters
 from ...work.serving import build
