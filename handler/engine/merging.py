@@ -102,11 +102,7 @@ def exactly(leaf: Any) -> object:
         return repr(leaf)  # unlike ==, tells 0.0 from -0.0, and takes NaN for NaN
     if isinstance(leaf, np.ndarray):
         return (leaf.dtype.str, leaf.shape, leaf.tobytes())
-    try:
-        hash(leaf)
-    except TypeError:
-        return object()
-    return leaf
+    return leaf if isinstance(leaf, PLAIN) else object()  # what it holds may change, and a key would keep it alive
 
 
 def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -155,3 +155,11 @@ def test_what_may_hold_rows_out_of_sight_is_not_given_to_several_tasks() -> None
     assert [len(part[0]) for part in split((answer, None, "same"), [1, 1])] == [1, 1]
     with pytest.raises(TypeError, match="a object cannot be split"):
         split((answer, object()), [1, 1])
+
+
+def test_a_cache_is_no_part_of_what_calls_have_in_common() -> None:
+    """A key of it would keep it, and the memory that it holds, for as long as the key is known."""
+    cache = object()
+    one = call_with(cache)
+    assert not fit(one, call_with(cache))
+    assert cache not in [part for trait in one.key if isinstance(trait, tuple) for part in trait]
