@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 IDLE = {
     "AmusedPipeline": ("num_images",),  # its scheduler takes one generator, and each picture has one of its own
     "DreamLiteMobilePipeline": ("guidance_scale",),  # distilled: "accepted for API parity; ignored"
+    "GlmImagePipeline": ("image",),  # of pictures it takes lists alone, whatever its signature says
+    "PRXPipeline": ("num_images",),  # guided, it tells its transformer the time of two rows, however many there are
+    "PRXPixelPipeline": ("num_images",),
     "StableDiffusionPanoramaPipeline": ("num_images",),  # of several pictures each is another than of its seed alone
+    # Told words it looks at no picture and guides away from noise; it knows the places of one size, and takes one seed.
+    "UniDiffuserPipeline": ("image", "negative_prompt", "width", "height", "num_images"),
 }
 """Request fields that a pipeline has an argument for, and that would not do what they promise."""
+PROMPT_ALONE = {"BriaFibo2Pipeline", "Flux2KleinKVPipeline"}
+"""Pipelines that take pictures to edit and need none, and that diffusers' AutoPipeline does not know."""
 
 
 def denoiser_name(pipe: Any) -> str:
@@ -55,7 +62,7 @@ def from_image(pipe: Any) -> Any:
 
     diffusers' AutoPipeline would find it too, but importing that takes 0.7 s of every cold start.
     """
-    if "image" in taken(pipe):
+    if "image" in fields(pipe):
         return pipe
     kind = getattr(diffusers, type(pipe).__name__.replace("Pipeline", "Img2ImgPipeline"), None)
     if kind is None or not fields(pipe) - {"width", "height"} <= fields(kind):
@@ -85,6 +92,8 @@ def arguments_of(pipe: Any) -> dict[str, str]:
     """
     name = (pipe if isinstance(pipe, type) else type(pipe)).__name__.replace("Img2Img", "")
     known, idle = taken(pipe), IDLE.get(name, ())
+    if not isinstance(pipe, type) and pipe.config.get("sample_sigmas"):
+        idle = (*idle, "num_inference_steps")  # there are as many as these, whatever is asked for
     found = {field: argument for field, argument in ARGUMENTS.items() if argument in known and field not in idle}
     if "true_cfg_scale" not in known:
         return found
@@ -107,7 +116,8 @@ def draws_without_image(pipe: Any) -> bool:
     """Whether a pipeline that takes an image also works without one; one with a ControlNet does not."""
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
-    return type(pipe) in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() and getattr(pipe, "controlnet", None) is None
+    known = type(pipe) in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values() or type(pipe).__name__ in PROMPT_ALONE
+    return known and getattr(pipe, "controlnet", None) is None
 
 
 @contextmanager

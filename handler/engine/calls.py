@@ -97,6 +97,8 @@ class TaskCalls:
             self.together = max(self.together, call.together)
             self.share += 1 / call.together
             output = call.output
+            if self._savable and (kept := call.written_to()):
+                self._cannot_save(kept)
         self._keep(output, self.saved.stored[done] if done < len(self.saved.stored) else None)
         self._seen = (batcher, args, kwargs)
         self.last = time.perf_counter()

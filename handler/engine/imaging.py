@@ -27,7 +27,7 @@ MAX_PIXELS = 4096 * 4096
 def encode_image(picture: Image.Image, output_format: OutputFormat, quality: int | None, seed: int) -> EncodedImage:
     """Encodes one picture; ``quality`` (1 to 100) is ignored for png."""
     options: dict[str, Any] = {} if output_format == "png" else {"quality": quality or DEFAULT_QUALITY}
-    flat = picture.convert("RGB") if output_format == "jpeg" else picture
+    flat = _flat(picture) if output_format == "jpeg" else picture
     out = io.BytesIO()
     flat.save(out, output_format.upper(), **options)
     return EncodedImage(

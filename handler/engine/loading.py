@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +54,26 @@ def load_pipeline(settings: Settings, fetch: Fetch | None = None, tried: Tried |
     except DarkroomError as fault:
         raise ModelUnavailable(fault.message) from fault
     except Exception as fault:
-        reason = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        reason = _package_missing(fault) or (str(fault).strip() or type(fault).__name__).splitlines()[0]
         raise ModelUnavailable(f"cannot load {settings.model_name}: {reason}") from fault
+
+
+def _package_missing(fault: Exception) -> str:
+    """What to install, where transformers asks for it, or diffusers has a name only beside it; else empty."""
+    if named := re.search(r"requires the (\w+) library but it was not found", str(fault)):
+        return f"it needs {named[1].lower()}, which is not installed"
+    trace = fault.__traceback__
+    if not isinstance(fault, NameError) or trace is None:
+        return ""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    source = Path(trace.tb_frame.f_code.co_filename).read_text()
+    for choice in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.If)):
+        imports = (one for one in choice.body if isinstance(one, ast.Import | ast.ImportFrom))
+        package = re.search(r"is_(\w+)_available", ast.unparse(choice.test))
+        if package and fault.name in {alias.asname or alias.name for one in imports for alias in one.names}:
+            return f"it needs {package[1]}, which is not installed"
+    return ""
 
 
 def _load(settings: Settings, fetch: Fetch | None, tried: Tried | None) -> tuple[Any, ModelCard]:

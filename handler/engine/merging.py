@@ -19,6 +19,8 @@ from .compute import Pending
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+PLAIN = (torch.Tensor, np.ndarray, np.generic, str, int, float, complex, torch.dtype, torch.device, type(None))
+"""What hides nothing: as an argument a network only reads it, as an output it goes to every call."""
 SHARED = frozenset({"img_ids", "txt_ids"})
 """Position ids: one table for the whole batch, never concatenated."""
 
@@ -41,6 +43,13 @@ class Call(Pending):
     tables: list[torch.Tensor] = field(default_factory=list)
     arrived: float = field(default_factory=time.perf_counter)
     together: int = 1
+
+    def written_to(self) -> str:
+        """The kind of an argument that the network may write into, such as a cache of what it made of the prompt.
+
+        Empty if there is none. A call that is answered from a checkpoint would leave it as it was before.
+        """
+        return next((type(leaf).__name__ for leaf in self.leaves.values() if not isinstance(leaf, PLAIN)), "")
 
     @property
     def merges(self) -> bool:
@@ -68,6 +77,11 @@ def fit(one: Call, other: Call) -> bool:
     return one.key == other.key and all(map(_same_bytes, one.tables, other.tables))
 
 
+def mergeable(call: Call) -> bool:
+    """Whether any call could share a forward with this one: not if it holds what is its task's alone."""
+    return call.merges and not call.written_to()
+
+
 def _trait(path: str, leaf: Any, rows: int) -> tuple[object, ...]:
     if not isinstance(leaf, torch.Tensor):
         if is_time(path, leaf):
@@ -88,11 +102,7 @@ def exactly(leaf: Any) -> object:
         return repr(leaf)  # unlike ==, tells 0.0 from -0.0, and takes NaN for NaN
     if isinstance(leaf, np.ndarray):
         return (leaf.dtype.str, leaf.shape, leaf.tobytes())
-    try:
-        hash(leaf)
-    except TypeError:
-        return object()
-    return leaf
+    return leaf if isinstance(leaf, PLAIN) else object()  # what it holds may change, and a key would keep it alive
 
 
 def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -142,7 +152,10 @@ def merge(group: Sequence[Call]) -> dict[str, Any]:
 
 
 def split(output: Any, rows: Sequence[int]) -> list[Any]:
-    """Each call's rows of the output, copied; parts of it without a batch dimension go to every call."""
+    """Each call's rows of the output, copied; parts of it without a batch dimension go to every call.
+
+    Raises TypeError for what may hold rows out of sight, such as a cache of what was made of the pictures to edit.
+    """
     if isinstance(output, torch.Tensor):
         if output.ndim and output.shape[0] == sum(rows):
             return [part.clone() for part in torch.split(output, list(rows))]
@@ -153,6 +166,8 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
     if isinstance(output, tuple | list):
         columns = [split(value, rows) for value in output]
         return [type(output)(column[at] for column in columns) for at in range(len(rows))]
+    if not isinstance(output, PLAIN):
+        raise TypeError(f"a {type(output).__name__} cannot be split")
     return [output] * len(rows)
 
 

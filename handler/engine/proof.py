@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ModelUnavailable
 from ..logs import logger
+from .merging import mergeable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ROUNDING = {"float32": 0.25 / 255, "float16": 16 / 255, "bfloat16": 32 / 255}
 """Largest pixel difference (0 to 1) that the dtype's rounding explains after a few steps; after more it is larger."""
 NEVER_MET = "two together failed, or never shared a forward: on a machine that is less busy they may"
+UNMERGEABLE = "its calls hold what no two tasks can share: a list of tensors, or a cache of their own"
 MEETINGS = 4
 """Tries to get two tasks into one forward."""
 
@@ -46,7 +48,8 @@ def unproven(engine: PipelineEngine, pair: Sequence[Callable[[], Call]], alone: 
         if worst != float("inf"):
             break
     if worst == float("inf"):
-        return NEVER_MET
+        last = engine.batcher.last_call
+        return NEVER_MET if last is None or mergeable(last) else UNMERGEABLE
     if worst <= allowed:
         return ""
     return f"two together differ from each alone by {255 * worst:.3g} of 255; rounding explains {255 * allowed:.3g}"

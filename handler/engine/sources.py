@@ -145,16 +145,16 @@ def _first_of_denoiser(source: Source) -> Path | None:
 
 
 def load(source: Source, dtype: torch.dtype) -> Any:
-    """The pipeline, on the CPU. Raises what diffusers raises."""
+    """The pipeline, on the CPU. Raises what diffusers raises, and ModelUnavailable for one without a denoiser."""
+    name = next((one for one in DENOISERS if source.config.get(one)), None)
+    if name is None:  # said before gigabytes are read
+        raise ModelUnavailable(f"{source.config['_class_name']} has neither a unet nor a transformer")
     if source.file is None:
         return _of_parts(source, dtype)
     if source.file.suffix == ".safetensors" and not _of_denoiser(source.file):
         kind = getattr(diffusers, source.config["_class_name"])
         local = Path(source.place).is_dir()
         return kind.from_single_file(str(source.file), config=source.place, dtype=dtype, local_files_only=local)
-    name = next((one for one in DENOISERS if source.config.get(one)), None)
-    if name is None:
-        raise ModelUnavailable(f"{source.config['_class_name']} has neither a unet nor a transformer")
     quantised: dict[str, Any] = {}
     if source.file.suffix == ".gguf":
         quantised["quantization_config"] = diffusers.GGUFQuantizationConfig(dtype)

@@ -161,6 +161,22 @@ def test_a_card_goes_before_what_is_known_of_a_name() -> None:
     assert (made.defaults.num_inference_steps, made.defaults.guidance_scale) == (3, 0.0)
 
 
+def test_steps_that_a_configuration_fixes_are_no_parameter() -> None:
+    """Qwen-Image 2.1 has as many as its author's sigmas, whatever number is asked for."""
+    pipe = next(one for one in FAMILIES if one.name == "QwenImage21Pipeline").build()
+    assert "num_inference_steps" in card(pipe).parameters
+    pipe.register_to_config(sample_sigmas=[1.0, 0.75, 0.5, 0.25])
+    made = card(pipe)
+    assert "num_inference_steps" not in made.parameters
+    assert made.defaults.num_inference_steps is None
+
+
+@pytest.mark.parametrize("pipeline", ["BriaFibo2Pipeline", "Flux2KleinKVPipeline", "QwenImage21Pipeline"])
+def test_pictures_to_edit_may_be_left_out(pipeline: str) -> None:
+    made = card(next(one for one in FAMILIES if one.name == pipeline).build())
+    assert ("image" in made.parameters, made.required) == (True, [])
+
+
 def test_a_size_that_no_configuration_tells_is_learnt_from_the_first_picture(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     next(one for one in FAMILIES if one.name == "IFPipeline").build().save_pretrained(folder)

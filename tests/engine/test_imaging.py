@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from handler.contract.request import GenerationRequest
-from handler.engine.imaging import MAX_PIXELS, decode_input
+from handler.engine.imaging import MAX_PIXELS, decode_input, encode_image
 from handler.errors import InvalidRequest
 
 from ..forms import picture
@@ -22,6 +22,9 @@ from ..support import CARD
 
 if TYPE_CHECKING:
     from handler.contract.card import ModelCard
+    from handler.contract.request import OutputFormat
+
+FORMS: tuple[OutputFormat, ...] = ("png", "webp", "jpeg")
 
 
 def read(body: bytes, card: ModelCard = CARD, **asked: Any) -> Image.Image:
@@ -50,6 +53,14 @@ def png(width: int, height: int, rows: bytes) -> bytes:
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_clear_picture_is_on_white_as_jpeg_and_clear_in_other_forms() -> None:
+    """Qwen-Image 2.1 draws pictures with an alpha channel."""
+    clear = Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    drawn = {form: Image.open(io.BytesIO(encode_image(clear, form, None, 1).body)) for form in FORMS}
+    assert {form: made.mode for form, made in drawn.items()} == {"png": "RGBA", "webp": "RGBA", "jpeg": "RGB"}
+    assert min(np.asarray(drawn["jpeg"])[8, 8]) > 250
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])

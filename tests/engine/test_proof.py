@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from handler.engine import starting
 from handler.engine.compute import Compute
 from handler.engine.loading import load_pipeline, pick_dtype
+from handler.engine.proof import UNMERGEABLE
 from handler.engine.running import PipelineEngine
 from handler.engine.warmup import warm_up
 from handler.errors import ModelUnavailable, NotFinite
@@ -53,6 +55,23 @@ def test_a_pipeline_that_changes_its_networks_draws_one_task_at_a_time(loaded: P
     pipe.__class__ = Perturbed
     warm_up(loaded, PLAIN)
     assert (loaded.capacity, loaded.batcher.merging) == (1, False)
+
+
+def test_a_pipeline_whose_calls_no_two_tasks_can_share_draws_one_at_a_time_and_says_so(
+    loaded: PipelineEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As those whose network fills a cache at the first step, each task its own."""
+    own = type(loaded.pipe).__call__
+
+    class Caching(type(loaded.pipe)):  # type: ignore[misc]
+        @functools.wraps(own)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return own(self, *args, cross_attention_kwargs={"cache": SimpleNamespace()}, **kwargs)
+
+    loaded.pipe.__class__ = Caching
+    warm_up(loaded, PLAIN)
+    assert (loaded.capacity, loaded.batcher.merging) == (1, False)
+    assert UNMERGEABLE in [vars(line).get("reason") for line in caplog.records]
 
 
 def test_a_pipeline_that_draws_at_random_draws_one_task_at_a_time(loaded: PipelineEngine) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import Qwen2VLImageProcessor
+from transformers.utils import is_torchvision_available
 
 from handler.engine.loading import load_pipeline
 from handler.engine.sources import Form, find, form_of, stored_dtype
@@ -18,7 +20,7 @@ from handler.engine.starting import start
 from handler.errors import ModelUnavailable
 from handler.settings import Settings
 
-from ..families import rectified_flows, unets
+from ..families import FAMILIES, rectified_flows, unets
 from . import ldm
 
 if TYPE_CHECKING:
@@ -204,6 +206,26 @@ def test_a_single_file_of_unknown_configuration(stock: Any, tmp_path: Path, monk
         ModelUnavailable, match=r"model\.safetensors holds weights alone: MODEL_CONFIG names the folder"
     ):
         loaded(tmp_path / "model.safetensors")
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="is about a machine without torchvision")
+def test_a_package_that_a_part_needs_is_named(tmp_path: Path) -> None:
+    """As Qwen-Image 2.1's processor needs one for videos, whose message tells it on two lines."""
+    next(one for one in FAMILIES if one.name == "QwenImage21Pipeline").build().save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"processor": ["transformers", "Qwen3VLProcessor"]}))
+    Qwen2VLImageProcessor().save_pretrained(tmp_path / "processor")
+    kind = {"video_processor_type": "Qwen3VLVideoProcessor"}
+    (tmp_path / "processor" / "video_preprocessor_config.json").write_text(json.dumps(kind))
+    with pytest.raises(ModelUnavailable, match="it needs torchvision, which is not installed"):
+        loaded(tmp_path)
+
+
+def test_a_pipeline_without_a_denoiser_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    parts = {"_class_name": "StableCascadeCombinedPipeline", "decoder": ["diffusers", "StableCascadeUNet"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(parts))
+    with pytest.raises(ModelUnavailable, match="has neither a unet nor a transformer"):
+        loaded(tmp_path)
 
 
 def test_a_folder_of_several_files(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler.engine.merging import call_of, fit
+from handler.engine.merging import call_of, fit, split
 
 from .callers import network, together
 
@@ -147,3 +147,19 @@ def test_other_tables_are_not_merged(batcher: Batcher) -> None:
     tables = [torch.tensor([16777216, 1, 2]), torch.tensor([16777217, 1, 2])]
     assert together(batcher, [1.0, 2.0, 3.0, 4.0], tables) == [2.0, 4.0, 6.0, 8.0]
     assert network(batcher).rows == [2, 2]
+
+
+def test_what_may_hold_rows_out_of_sight_is_not_given_to_several_tasks() -> None:
+    """Flux 2 Klein KV returns a cache beside its answer: of a forward of two tasks it would be both tasks'."""
+    answer = torch.zeros(2, 3)
+    assert [len(part[0]) for part in split((answer, None, "same"), [1, 1])] == [1, 1]
+    with pytest.raises(TypeError, match="a object cannot be split"):
+        split((answer, object()), [1, 1])
+
+
+def test_a_cache_is_no_part_of_what_calls_have_in_common() -> None:
+    """A key of it would keep it, and the memory that it holds, for as long as the key is known."""
+    cache = object()
+    one = call_with(cache)
+    assert not fit(one, call_with(cache))
+    assert cache not in [part for trait in one.key if isinstance(trait, tuple) for part in trait]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.families import language_models, recent, rectified_flows, sana_and_kin, two_stages, unets
+from tests.families import deprecated, language_models, newest, recent, rectified_flows, sana_and_kin, two_stages, unets
 
 if TYPE_CHECKING:
     from tests.families.family import Family
@@ -16,4 +16,6 @@ FAMILIES: tuple[Family, ...] = (
     *sana_and_kin.FAMILIES,
     *two_stages.FAMILIES,
     *recent.FAMILIES,
+    *newest.FAMILIES,
+    *deprecated.FAMILIES,
 )

@@ -90,3 +90,9 @@ def wan() -> Any:
     """Makes a sixteenth of a picture, which is a video of one frame to it."""
     levels = {"base_dim": 8, "dim_mult": [1, 1, 1, 1, 1], "num_res_blocks": 1, "temperal_downsample": [False] * 4}
     return diffusers.AutoencoderKLWan(**levels, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)
+
+
+def qwen_image_2_1() -> Any:
+    """Makes a sixteenth of a picture, of four channels."""
+    levels = {"base_dim": 8, "decoder_base_dim": 8, "dim_mult": [1, 1, 1, 1, 1], "num_res_blocks": 1}
+    return diffusers.AutoencoderKLQwenImage21(**levels, z_dim=4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4)

@@ -79,6 +79,25 @@ def glm(tokenizer: Any) -> Any:
     return transformers.GlmModel(transformers.GlmConfig(**size, pad_token_id=tokenizer.pad_token_id))
 
 
+def glm_image(tokenizer: Any) -> Any:
+    """Writes the tokens of a picture, of 32 that there are, and never an end."""
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+    text = {**SIZE, "num_key_value_heads": 2, "vocab_size": len(tokenizer), "rope_parameters": rope}
+    text |= {"num_hidden_layers": 1}  # for the hundreds of tokens that it writes one after the other
+    ends = {"vision_vocab_size": 32, "eos_token_id": None, "pad_token_id": tokenizer.pad_token_id}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "image_size": 32}
+    codes = {"embed_dim": 16, "num_embeddings": 32, "latent_channels": 16}
+    config = transformers.GlmImageConfig(
+        text_config=text | ends,
+        vision_config=vision,
+        vq_config=codes,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
+        image_start_token_id=30,
+        image_end_token_id=31,
+    )
+    return transformers.GlmImageForConditionalGeneration(config)
+
+
 def bert(tokenizer: Any) -> Any:
     return transformers.BertModel(transformers.BertConfig(**SIZE, vocab_size=len(tokenizer)))
 
@@ -103,6 +122,22 @@ def smol_3(tokenizer: Any) -> Any:
     size = {**SIZE, "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
     words = {"vocab_size": 128256, "pad_token_id": tokenizer.pad_token_id}
     return transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(**size, **words))
+
+
+def t5_gemma(tokenizer: Any) -> Any:
+    """PRX's, whose weights are an encoder's and whose configuration, as it is published, that of the whole model."""
+    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
+    size = {**SIZE, "head_dim": 8, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    whole = transformers.T5GemmaConfig(encoder=size, decoder=size, vocab_size=len(tokenizer))
+    encoder = T5GemmaEncoder(whole.encoder)
+
+    def save(folder: str, **settings: Any) -> None:
+        T5GemmaEncoder.save_pretrained(encoder, folder, **settings)
+        whole.save_pretrained(folder)
+
+    encoder.save_pretrained = save
+    return encoder
 
 
 def multilingual_clip(tokenizer: Any) -> Any:

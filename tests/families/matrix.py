@@ -111,6 +111,7 @@ def row_of(family: Family, folder: Path) -> Row:
 
 
 def _try_out(engine: PipelineEngine, family: Family, row: Row) -> None:
+    assert engine.card.required == []
     one = asked(engine, family, WORDS[0], seed=1)
     watch = Watch()
     drawn = draw(engine, one, watch)

@@ -16,7 +16,10 @@ from transformers import (
     ByT5Tokenizer,
     CLIPTokenizerFast,
     GemmaTokenizer,
+    GlmImageImageProcessor,
+    GlmImageProcessor,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
     Qwen2Tokenizer,
     T5Tokenizer,
     XLMRobertaTokenizer,
@@ -160,8 +163,30 @@ def glm() -> Any:
     return tokenizer
 
 
+def glm_image() -> Any:
+    """A processor of words and pictures, which can do without torchvision."""
+    ends = {"bos_token": "<sop>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    grid = {"image_token": "<|image|>", "grid_bos_token": "<|grid|>", "grid_eos_token": "<|/grid|>"}
+    tokenizer = _fast((*ends.values(), *grid.values()), **ends, padding_side="left", extra_special_tokens=grid)
+    return GlmImageProcessor(GlmImageImageProcessor(), tokenizer, chat_template=CHAT_TEMPLATE)
+
+
 def byt5() -> Any:
     return ByT5Tokenizer()
+
+
+class WordsAlone(ProcessorMixin):  # type: ignore[misc]
+    """Stands for a processor of words and pictures, which needs torchvision."""
+
+    def __init__(self, tokenizer: Any = None, chat_template: str | None = None) -> None:
+        super().__init__(tokenizer, chat_template=chat_template)
+
+    def __call__(self, text: Any, **settings: Any) -> Any:
+        return super().__call__(text=[text] if isinstance(text, str) else text, **settings)
+
+
+def words_alone(tokenizer: Any) -> Any:
+    return WordsAlone(tokenizer, chat_template=tokenizer.chat_template)
 
 
 def _fast(specials: tuple[str, ...], **settings: Any) -> Any:
