@@ -43,6 +43,7 @@ class PipelineEngine:
 
         self.card, self.capacity, self.load_seconds = card, capacity, 0.0
         self.measured: Measured | None = None
+        self.used: Choice | None = None
         self.pipe, self.from_image, self.compute = pipe, from_image(pipe), compute
         self._denoisers: dict[int, Batcher] = {id(one): Batcher(one, compute) for one in denoisers(pipe).values()}
         self.batcher: Batcher = next(iter(self._denoisers.values()))
@@ -74,7 +75,8 @@ class PipelineEngine:
                 apply(choice, batcher, settings)
             return choice
 
-        return self.compute.run(lay)
+        self.used = self.compute.run(lay)
+        return self.used
 
     def draw_alone(self) -> None:
         """From now on one task at a time."""

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import sys
 
-from . import busy, dtypes, engine, latency, loading, memory, overhead, profile, rounds, servers, startup, weight
+from . import (
+    busy,
+    compiling,
+    dtypes,
+    engine,
+    gpu,
+    latency,
+    loading,
+    memory,
+    overhead,
+    profile,
+    rounds,
+    servers,
+    startup,
+    weight,
+)
 
 BENCHMARKS = {
     "startup": startup.main,
     "engine": engine.main,
     "busy": busy.main,
+    "compile": compiling.main,
     "dtypes": dtypes.main,
     "overhead": overhead.main,
+    "gpu": gpu.main,
     "latency": latency.main,
     "profile": profile.main,
     "loading": loading.main,

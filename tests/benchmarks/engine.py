@@ -1,7 +1,7 @@
 """The engine alone: mixed tasks through the seam against a sequential loop over the stock pipeline.
 
 Each contestant runs in a fresh process. The loop has it easy: one thread, the main one, loads and runs everything.
-With CUDA there, the same with random weights of the sizes of SD 2.1 and SDXL.
+``make bench ONLY=gpu`` does it on a GPU.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ TASKS = int(os.environ.get("TASKS", "24"))
 STEPS, GUIDANCE = (8, 32), (1.5, 9.0)
 THINGS = ("red apple", "fox", "sailboat", "panda", "owl", "green apple", "cat", "umbrella")
 PLACES = ("blue", "teal", "white", "yellow", "pink")
-GPU_IN_FLIGHT = 8
-GPU_SIZES = {"SD 2.1, 512x512": "sd21", "SDXL, 1024x1024": "sdxl"}
 
 
 class Unwatched:
@@ -121,33 +119,7 @@ def loop(dtype: str) -> dict[str, Any]:
     return in_turn([partial(pipe, **arguments(request, card, pipe)) for request in requests])
 
 
-def seam_gpu(size: str) -> dict[str, Any]:
-    import torch
-
-    from handler.engine.compute import Compute
-    from handler.engine.running import PipelineEngine
-
-    from . import models
-
-    compute = Compute()
-    pipe, card = compute.run(partial(models.build, size, "cuda", torch.float16))
-    engine = PipelineEngine(pipe, card, compute, GPU_IN_FLIGHT)
-    calls = [models.call(pipe, request) for request in mixed()]
-    together(engine, [partial(engine.run, call | {"num_inference_steps": 3}, Unwatched()) for call in calls[:8]])
-    return together(engine, [partial(engine.run, models.call(pipe, request), Unwatched()) for request in mixed()])
-
-
-def loop_gpu(size: str) -> dict[str, Any]:
-    import torch
-
-    from . import models
-
-    pipe, _ = models.build(size, "cuda", torch.float16)
-    pipe(**models.call(pipe, mixed()[0]) | {"num_inference_steps": 3})
-    return in_turn([partial(pipe, **models.call(pipe, request)) for request in mixed()])
-
-
-CONTESTANTS = {"seam": seam, "loop": loop, "seam_gpu": seam_gpu, "loop_gpu": loop_gpu}
+CONTESTANTS = {"seam": seam, "loop": loop}
 
 
 def contest(kind: str, what: str) -> dict[str, Any]:
@@ -159,8 +131,6 @@ def contest(kind: str, what: str) -> dict[str, Any]:
 
 def main() -> None:
     """Prints the table."""
-    import torch
-
     report = Report("engine")
     loops = {dtype: contest("loop", dtype) for dtype in ("float32", "bfloat16")}
     for dtype, one in loops.items():
@@ -174,14 +144,6 @@ def main() -> None:
         if one["dtype"] in loops:
             apart = np.abs(one["pictures"] - loops[one["dtype"]]["pictures"]).max()
             report.add(f"{name}: largest difference from the loop's pixels", apart, "of 255")
-    if torch.cuda.is_available():
-        for name, size in GPU_SIZES.items():
-            one, looped = contest("seam_gpu", size), contest("loop_gpu", size)
-            where = f"{name}, float16, {torch.cuda.get_device_name()}"
-            report.add(f"{where}, {GPU_IN_FLIGHT} in flight", one["rate"], "images/s", ("loop", looped["rate"]))
-            report.add(f"{where}: forwards", one["forwards"], "", ("calls", one["calls"]))
-    else:
-        report.remark("No GPU was found: nothing is said of SD 2.1 and SDXL sizes.")
     report.remark(f"{TASKS} tasks of the built-in model, steps {STEPS}, guidance {GUIDANCE}, all given at once.")
     report.show()
 

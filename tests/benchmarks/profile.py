@@ -27,16 +27,14 @@ from handler.work.serving import build
 from handler.worker import Worker
 
 from .counted import CountedAws
+from .mix import draw_lots
 from .report import Report, in_fresh_process
-from .mix import TASKS, draw_lots
+from .servers import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .load import Task
-
-TICK = os.sysconf("SC_CLK_TCK")
-KINDS = ("compute", "task", "MainThread", "worker", "heartbeat", "cached")
 
 
 class Spent:
@@ -84,14 +82,19 @@ class Spent:
         OnComputeThread._work = work  # type: ignore[assignment, method-assign]
 
 
-def processors(pid: int | str = "self") -> dict[str, float]:
-    """Seconds of the processors that each thread of a process has had, by the beginning of its name (Linux)."""
+def threads_processors() -> dict[str, float]:
+    """Seconds of the processors that this process's threads have had, by the beginning of their names (Linux)."""
+    names = {one.native_id: one.name.split("_")[0].split("-")[0] for one in threading.enumerate()}
     spent: defaultdict[str, float] = defaultdict(float)
-    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
-        head, _, rest = stat.read_text().rpartition(")")
-        name, fields = head.partition("(")[2], rest.split()
-        spent[name] += (int(fields[11]) + int(fields[12])) / TICK
+    for stat in Path("/proc/self/task").glob("*/stat"):
+        spent[names.get(int(stat.parent.name), "OpenMP and other libraries")] += _seconds(stat)
     return spent
+
+
+def _seconds(stat: Path) -> float:
+    """User and system time, fields 14 and 15 of proc(5)'s ``stat``."""
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -136,21 +139,21 @@ def measure() -> dict[str, Any]:
     """All figures, as JSON."""
     spent = Spent()
     spent.watch()
-    tasks = draw_lots(int(os.environ.get("TASKS", TASKS)))
+    tasks = draw_lots([0.0] * int(os.environ.get("TASKS", TASKS)))
     with worker() as (queue, store, aws):
         drive(queue, store, tasks[:2])
         spent.seconds.clear()
         spent.counts.clear()
-        before, theirs = processors(), sum(processors(aws._process.pid).values())
+        before, theirs = threads_processors(), _seconds(of_aws := Path(f"/proc/{aws._process.pid}/stat"))
         seconds = drive(queue, store, tasks)
-        after = processors()
+        after = threads_processors()
         return {
             "seconds": seconds,
             "tasks": len(tasks),
             "spent": spent.seconds,
             "counts": spent.counts,
             "threads": {name: after[name] - before.get(name, 0.0) for name in after},
-            "aws": sum(processors(aws._process.pid).values()) - theirs,
+            "aws": _seconds(of_aws) - theirs,
         }
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from handler.contract.request import GenerationRequest
 from handler.engine import attention, choosing
 from handler.engine.choosing import Choice, choose, first_choice, hooked
 from handler.engine.compute import Compute
 from handler.engine.loading import load_pipeline
+from handler.engine.proof import NoObserver
 from handler.engine.running import PipelineEngine
 from handler.engine.timing import Watch
 from handler.engine.warmup import warm_up
@@ -21,7 +24,7 @@ from handler.errors import ModelUnavailable
 from handler.settings import Settings
 
 from ..families import language_models, unets
-from .callers import network, together
+from .callers import all_of, network, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -238,3 +241,28 @@ def test_a_devices_seconds_are_those_of_its_events() -> None:
     watch.begin()
     Moment.now += 50
     assert watch.end() == 0.03, "the last that is done"
+
+
+def test_nothing_is_compiled_while_tasks_are_served(engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo compiles anew for each mode of gradients, size of batch and the like: all of them come at load."""
+    network: Any = engine.batcher.denoiser
+    own = network.compile_repeated_blocks
+    monkeypatch.setattr(network, "compile_repeated_blocks", lambda: own(backend="eager"))
+    settings = replace(SETTINGS, compile="1", max_batch=0)
+    monkeypatch.setattr("handler.engine.warmup.SLOW_FORWARD", 60.0)
+    warm_up(engine, settings)
+    counted = torch._dynamo.utils.counters["stats"]
+    before = counted["unique_graphs"]
+    assert before > 0
+    engine.capacity = 8
+    request = engine.card.resolve(GenerationRequest(prompt="a", num_inference_steps=4))
+
+    def draw(at: int) -> Any:
+        one = request.model_copy(update={"seed": at, "num_inference_steps": 3 + at % 3})
+        return engine.run(engine.arguments(one), NoObserver())
+
+    drawn = all_of([partial(draw, at) for at in range(8)])
+    assert not [one for one in drawn if isinstance(one, Exception)]
+    draw(1)
+    assert counted["unique_graphs"] == before
+    torch._dynamo.reset()
