@@ -33,7 +33,7 @@ IDLE = {
     "UniDiffuserPipeline": ("image", "negative_prompt", "width", "height", "num_images"),
 }
 """Request fields that a pipeline has an argument for, and that would not do what they promise."""
-PROMPT_ALONE = {"BriaFibo2Pipeline", "Flux2KleinKVPipeline"}
+PROMPT_ALONE = {"BriaFibo2Pipeline", "DreamLiteMobilePipeline", "DreamLitePipeline", "Flux2KleinKVPipeline"}
 """Pipelines that take pictures to edit and need none, and that diffusers' AutoPipeline does not know."""
 
 
