@@ -22,6 +22,7 @@ from ..errors import Conflict, FieldError, Finished, InvalidRequest, LostRace, M
 from ..task import moves
 from .calls import json_body, named_request, task_reply, trace_header
 from .health import ModelHealth, card_of
+from .openai import Images
 from .quota import Budget
 from .quote import quote
 from .routing import Api, Call, Event, LambdaResponse, Reply, json_reply
@@ -74,7 +75,9 @@ class Submit:
                 "POST /generate/{task_id}/retry": self._per_tenant(Submit._repeat),
                 "POST /uploads": self._per_tenant(Submit._upload),
                 "DELETE /results/{task_id}": self._per_tenant(Submit._cancel),
-            }
+                "POST /v1/images/generations": self._per_tenant(Submit._images),
+            },
+            settings.cors_origins,
         )
 
     def for_tenant(self, tenant: str | None) -> Submit:
@@ -112,6 +115,9 @@ class Submit:
         record = self.submit(body, key, trace=trace_header(call), origin=origin)
         card = card_of(self.health.current())
         return task_reply(call, record, prompt_tokens=card.limits.prompt_tokens if card else None)
+
+    def _images(self, call: Call) -> Reply:
+        return Images(self, self._store, self._settings.model_name, self._settings.openai_wait).serve(call)
 
     def _upload(self, call: Call) -> Reply:
         return json_reply(201, self._uploads.presign(self._store, json_body(call)))
