@@ -44,6 +44,7 @@ ADDED: dict[str, Any] = {
     "spent_seconds": 0.0,
     "saved_step": 0,
     "warnings": [],
+    "purged": False,
 }
 """Fields that records of release 0.1.0 lack."""
 MAX_PAGE_BYTES = 3_900_000

@@ -168,7 +168,7 @@ def result(
         TaskResponse,
         examples.CANCELLED,
         _404="No such task",
-        _409="It has completed or failed",
+        _409="It has completed or failed; or, with `purge=1`, has not ended",
         _422="Invalid query",
         _503="S3 failed",
     ),
@@ -178,6 +178,9 @@ def cancel(
     unseen: Annotated[
         str | None,
         Query(pattern="^[01]$", description="1: also a message to SQS that no worker has read yet"),
+    ] = None,
+    purge: Annotated[
+        str | None, Query(pattern="^[01]$", description="1: of a task that has ended, deletes images and prompt")
     ] = None,
 ) -> TaskResponse: ...
 

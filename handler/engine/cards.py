@@ -58,8 +58,8 @@ def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: d
 
 
 def read_overrides(model: Path) -> dict[str, Any]:
-    """What the card next to the weights says of ``defaults``, ``limits`` and ``compiled``; the first two go before those
-    derived from the pipeline.
+    """What the card next to the weights says of ``defaults``, ``limits`` and ``compiled``; the first two go before what
+    the pipeline says.
 
     A card that cannot be read, as an interrupted command may leave it, is named in the log and counts as none.
     """
