@@ -118,6 +118,8 @@ RESULT: dict[str, Any] = {
     "batch_size": 1,
     "cold_start": False,
     "purged": False,
+    "ahead": None,
+    "wait_seconds": None,
     "body": None,
     "expires_at": "2026-03-02T12:00:00Z",
 }

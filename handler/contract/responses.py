@@ -100,6 +100,10 @@ class ResultResponse(Contract):
     warnings: list[Remark] = Field(description="What was done otherwise than asked: text that was cut, for one")
     attempts: list[ResultAttempt]
     progress: Progress | None
+    ahead: int | None = Field(
+        description="Of a waiting task: at most so many wait before it, by SQS's approximate count; else null"
+    )
+    wait_seconds: float | None = Field(description="Until its picture is there, about; null where that is not known")
     input: Input | None
     preview_url: str | None = Field(description="A thumbnail of the unfinished picture, with PREVIEWS=1")
     images: list[ResultImage]

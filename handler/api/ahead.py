@@ -1,0 +1,67 @@
+"""How many wait before a task, and for how long: from the queue's approximate count, which is asked for waiting tasks
+alone, and at most every few seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..contract.health import Measured
+from ..errors import ServiceFault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..aws.queue import Backlog
+    from ..contract.health import Health
+
+ASK_EVERY = 5.0
+"""Seconds; the counts themselves are up to a minute late."""
+USUAL_STEPS = 50
+"""Of a task whose model has no default: diffusers' own."""
+
+
+class Ahead:
+    """``count``: asks the queue; None where there is none to ask. Thread-safe: a race asks twice."""
+
+    def __init__(self, count: Callable[[], Backlog] | None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._count, self._monotonic = count, monotonic
+        self._known: Backlog | None = None
+        self._asked_at = float("-inf")
+
+    def of(self, record: dict[str, Any], health: Callable[[], Health]) -> dict[str, Any]:
+        """``ahead`` and ``wait_seconds`` of a record; null of one that does not wait, and where nobody can tell.
+
+        All messages that are visible may be before it: SQS tells no order. Those that are hidden are being drawn, and
+        as many are drawn at a time.
+        """
+        backlog = self._backlog() if record["status"] == "pending" and self._count is not None else None
+        if backlog is None:
+            return {"ahead": None, "wait_seconds": None}
+        ahead = max(0, backlog.visible - 1)
+        seconds = _seconds(record["request"] or {}, health())
+        wait = None if seconds is None else round(seconds * (1 + ahead / max(1, backlog.hidden)), 1)
+        return {"ahead": ahead, "wait_seconds": wait}
+
+    def _backlog(self) -> Backlog | None:
+        now = self._monotonic()
+        if now - self._asked_at >= ASK_EVERY and self._count is not None:
+            try:
+                self._known, self._asked_at = self._count(), now
+            except ServiceFault:
+                self._known, self._asked_at = None, now  # the task's state is told all the same
+        return self._known
+
+
+def _seconds(request: dict[str, Any], health: Health) -> float | None:
+    """Of a worker's time for such a task, as far as one has measured its model."""
+    measured = Measured.read(health["measured"])
+    if measured is None:
+        return None
+    defaults = (health["model"] or {}).get("defaults") or {}
+    steps = request.get("num_inference_steps") or defaults.get("num_inference_steps") or USUAL_STEPS
+    width, height = (request.get(name) or defaults.get(name) for name in ("width", "height"))
+    pixels = width * height if width and height else measured.pixels
+    images = request.get("num_images") or 1
+    return float((measured.step * steps + measured.other) * images * pixels / measured.pixels)

@@ -1,0 +1,94 @@
+"""How many wait before a task: told of waiting ones alone, for one request to SQS in a while."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from handler.api.ahead import Ahead
+from handler.api.results import Status, build
+from handler.aws.queue import Backlog
+from handler.errors import ServiceFault
+
+from ..support import answer_of, http_event
+
+if TYPE_CHECKING:
+    from handler.api.submission import Submit
+    from handler.aws.queue import TaskQueue
+    from handler.aws.store import TaskStore
+    from handler.settings import Settings
+    from handler.work.serving import Generate
+
+HEALTH: Any = {
+    "measured": {"step": 0.1, "other": 1.0, "pixels": 64 * 64},
+    "model": {"defaults": {"num_inference_steps": 20, "width": 64, "height": 64}},
+}
+PENDING: Any = {"status": "pending", "request": {"prompt": "fox"}}
+
+
+def backlog(visible: int, hidden: int) -> Backlog:
+    return Backlog(visible, hidden, 0, 3600)
+
+
+@pytest.mark.parametrize(
+    ("visible", "hidden", "request_", "expected"),
+    [
+        (1, 0, {}, (0, 3.0)),
+        (0, 1, {}, (0, 3.0)),
+        (9, 4, {}, (8, 9.0)),
+        (1, 0, {"num_inference_steps": 40, "num_images": 2}, (0, 10.0)),
+        (1, 0, {"width": 128, "height": 64}, (0, 6.0)),
+    ],
+)
+def test_what_is_told(visible: int, hidden: int, request_: dict[str, Any], expected: tuple[int, float]) -> None:
+    ahead = Ahead(lambda: backlog(visible, hidden))
+    told = ahead.of({"status": "pending", "request": request_}, lambda: HEALTH)
+    assert (told["ahead"], told["wait_seconds"]) == expected
+
+
+def test_nothing_of_one_that_does_not_wait_and_where_nobody_can_tell() -> None:
+    def fails() -> Backlog:
+        raise ServiceFault("SQS failed")
+
+    nothing = {"ahead": None, "wait_seconds": None}
+    assert Ahead(lambda: backlog(5, 0)).of({"status": "completed", "request": {}}, lambda: HEALTH) == nothing
+    assert Ahead(None).of(PENDING, lambda: HEALTH) == nothing
+    assert Ahead(fails).of(PENDING, lambda: HEALTH) == nothing
+    unknown = Ahead(lambda: backlog(5, 0)).of(PENDING, lambda: {"measured": None, "model": None})  # type: ignore[typeddict-item]
+    assert unknown == {"ahead": 4, "wait_seconds": None}
+
+
+def test_sqs_is_asked_once_in_a_while() -> None:
+    at, asked = [0.0], []
+
+    def count() -> Backlog:
+        asked.append(at[0])
+        return backlog(3, 0)
+
+    ahead = Ahead(count, monotonic=lambda: at[0])
+    for now in (0.0, 1.0, 4.9, 5.0, 6.0):
+        at[0] = now
+        ahead.of(PENDING, lambda: HEALTH)
+    assert asked == [0.0, 5.0]
+
+
+def test_over_http_and_not_once_it_has_ended(
+    settings: Settings, store: TaskStore, queue: TaskQueue, submit: Submit, generate: Generate
+) -> None:
+    for name in ("fox-1", "fox-2"):
+        submit.submit(f'{{"prompt": "fox", "task_id": "{name}"}}')
+    status = build(settings)
+    result = answer_of(status.handle(http_event("GET", "/results/fox-2"), None))[1]
+    assert result["ahead"] == 1
+    for message in queue.receive(10, wait=1):
+        generate.serve(message)
+    counted: list[int] = []
+
+    def count() -> Backlog:
+        counted.append(1)
+        return backlog(0, 0)
+
+    ended = Status(settings, store, count=count)
+    assert answer_of(ended.handle(http_event("GET", "/results/fox-2"), None))[1]["ahead"] is None
+    assert counted == [], "a poll of a finished task is one GET and no other call"
