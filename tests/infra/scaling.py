@@ -297,13 +297,13 @@ class Burst:
     rate: float
 
 
-def bursts(seed: int, days: int = 10, most: int = 4000) -> list[Burst]:
-    """Of ten minutes to three hours, up to ``most`` an hour, with half an hour to four hours of quiet between them."""
+def bursts(seed: int, minutes: tuple[int, int] = (10, 180), *, days: int = 10, most: int = 4000) -> list[Burst]:
+    """Of so many ``minutes``, up to ``most`` an hour, with half an hour to four hours of quiet between them."""
     rng, at = random.Random(seed), 0
     found: list[Burst] = []
     while True:
         start = at + rng.randrange(30 * MINUTE, 240 * MINUTE)
-        long = rng.randrange(10 * MINUTE, 180 * MINUTE)
+        long = rng.randrange(minutes[0] * MINUTE, minutes[1] * MINUTE)
         if (at := start + long) > days * DAY:
             return found
         found.append(Burst(start, long, rng.uniform(0, most)))
