@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from handler.aws import interruptions
 from handler.settings import Settings, variables
 
 from .policies import Grant, grants
 from .readback import READERS, same
+from .scaling import COLD_START, MINUTE, rules
 from .stacks import deploy
 from .template import EXAMPLES, INFRA, Template, read
 
@@ -30,8 +32,6 @@ REFUSED = {
 }
 """Types that MiniStack does not know; an alarm over metric math goes with them."""
 NOT_READ = {
-    "AWS::AutoScaling::AutoScalingGroup",
-    "AWS::EC2::LaunchTemplate",
     "AWS::EC2::SecurityGroup",
     "AWS::EC2::VPCEndpoint",
     "AWS::ECS::Cluster",
@@ -81,6 +81,96 @@ def test_what_a_worker_is_told_are_settings() -> None:
     for edge in ("MinValue", "MaxValue"):
         limits = {name: str(one[edge]) for name, one in BODY["Parameters"].items() if edge in one}
         Settings.load(environment(**limits))
+
+
+EVERYWHERE = {"BUCKET", "QUEUE_URL"}
+"""Each host's own, by their nature."""
+IN_THE_IMAGE = {"ALIVE_FILE", "MODEL_ID", "MODEL_REVISION"}
+"""Set by the Dockerfile, and by a template only where another model than the image's own is wanted."""
+ON_WORKERS_ALONE = {
+    "DEVICE": "Lambda has processors only",
+    "WORKER_HOST": "on Lambda it is Lambda",
+    "SHUTDOWN_GRACE": "Lambda says itself how long an invocation has",
+    "SPOT_NOTICES": "Lambda runs on no spot instance of ours",
+    "STOP_FILE": "Lambda stops no worker",
+    "AWS_REGION": "Lambda sets it",
+    "AWS_XRAY_DAEMON_ADDRESS": "Lambda sets it",
+}
+OTHERWISE = {"CHECKPOINT_EVERY": "a spot host goes with two minutes' notice or with none; an invocation knows its end"}
+NOT_FOR_WORKERS = {
+    **dict.fromkeys(["DEAD_LETTER_URL"], "a function of its own takes dead letters"),
+    **dict.fromkeys(["TENANTS", "DAILY_IMAGES", "DAILY_DOLLARS", "IMAGE_DOLLARS"], "judged at the door"),
+    **dict.fromkeys(["URL_LIFETIME", "INLINE_IMAGES", "PUBLIC_ENDPOINT_URL"], "of answers over HTTP"),
+    "STUCK_AFTER": "the doctor's",
+    "MODEL_CONFIG": "a baked or fetched folder holds it beside the single file",
+    **dict.fromkeys(["COMPILE", "GRAPHS", "ATTENTION"], "auto is measured on the device that is there"),
+    "CACHE_DIR": "/tmp is the one place that can be written to",
+    **dict.fromkeys(["DARKROOM_ENDPOINT", "DARKROOM_API_KEY"], "for callers"),
+    "AWS_PROFILE": "workers have roles",
+    **dict.fromkeys(["ECS_AGENT_URI", "ECS_CONTAINER_METADATA_URI_V4"], "ECS sets it"),
+    **dict.fromkeys(["AWS_LAMBDA_RUNTIME_API", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"], "Lambda sets it"),
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT": "EC2's own address is the default",
+    **{
+        spec.name.upper(): "the real AWS, over IPv4"
+        for spec in variables()
+        if spec.name.startswith(("aws_endpoint_url", "aws_ignore_", "aws_use_"))
+    },
+}
+"""Settings that no host's worker is given, and why."""
+
+
+def kubernetes(marks: str = "#xray ") -> dict[str, Any]:
+    """keda.yaml's documents by kind, its marked lines taken in."""
+    text = (INFRA / "keda.yaml").read_text().replace(marks, "")
+    return {one["kind"]: one for one in yaml.safe_load_all(text)}
+
+
+def told_on_each_host() -> dict[str, dict[str, str]]:
+    """Of each host's worker the variables, with all defaults and with everything that can be switched on."""
+    chosen = {"ImageUri": EXAMPLES["ImageUri"][0], "ModelId": "/opt/model", "ModelRevision": "main"}
+    function = Template(read("template.yaml"), chosen).resources()["Generate"]["Properties"]["Environment"]
+    pod = kubernetes()["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    ecs = containers(**chosen, ModelInS3="", Tracing="Active", TracingImage=DAEMON, **DEFAULTS)[0]
+    return {
+        "lambda": {name: str(value) for name, value in function["Variables"].items()},
+        "ecs": {one["Name"]: str(one["Value"]) for one in ecs["Environment"]},
+        "kubernetes": {one["name"]: one["value"] for one in pod["env"]},
+    }
+
+
+DAEMON = BODY["Parameters"]["TracingImage"]["Default"]
+DEFAULTS = {
+    name: str(one["Default"])
+    for name, one in BODY["Parameters"].items()
+    if "Default" in one and name not in {"ModelId", "ModelRevision", "ModelInS3", "Tracing", "TracingImage"}
+}
+
+
+def test_every_host_is_told_the_same() -> None:
+    told = told_on_each_host()
+    assert told["ecs"].keys() - told["kubernetes"].keys() == {"MODEL_ID", "MODEL_REVISION"} <= IN_THE_IMAGE
+    assert told["kubernetes"].keys() - told["ecs"].keys() == set()
+    assert told["ecs"].keys() - told["lambda"].keys() == ON_WORKERS_ALONE.keys()
+    assert told["lambda"].keys() - told["ecs"].keys() == set()
+    for name in told["ecs"].keys() - EVERYWHERE - IN_THE_IMAGE - {"AWS_REGION"}:
+        assert told["kubernetes"][name] == told["ecs"][name], name
+        if name in told["lambda"]:
+            assert (told["lambda"][name] == told["ecs"][name]) is (name not in OTHERWISE), name
+    known = {spec.name.upper() for spec in variables()}
+    assert known - told["ecs"].keys() - {"ALIVE_FILE"} == NOT_FOR_WORKERS.keys()
+    assert "ALIVE_FILE=" in (INFRA.parent / "Dockerfile").read_text()
+    Settings.load(told["ecs"])
+
+
+def test_what_both_templates_ask_is_asked_alike() -> None:
+    """Else an update of one would leave the other behind its limits."""
+    ours, theirs = BODY["Parameters"], read("template.yaml")["Parameters"]
+    for name in ours.keys() & theirs.keys() - {"ImageUri", "KmsKeyArn", "MaxBatch"}:
+        # What each host begins with otherwise: OTHERWISE, and a daemon of its own for traces.
+        own = {"Default"} if name in {"CheckpointEvery", "Tracing"} else set()
+        passed = {"Description", "ConstraintDescription"} | own
+        kept = [{key: one for key, one in each.items() if key not in passed} for each in (ours[name], theirs[name])]
+        assert kept[0] == kept[1], name
 
 
 def test_traces_need_a_daemon_and_its_permissions() -> None:
@@ -134,19 +224,193 @@ def test_the_names_are_the_other_stacks() -> None:
     assert "${Stack}-gpu" in (INFRA / "alarms.yaml").read_text()
 
 
-def test_spot_shares_add_up() -> None:
-    for share in BODY["Parameters"]["SpotShare"]["AllowedValues"]:
-        hosts = Template(BODY, {"SpotShare": share, "ImageUri": EXAMPLES["ImageUri"][0]}).resources()["Hosts"][
-            "Properties"
-        ]["MixedInstancesPolicy"]
-        assert hosts["InstancesDistribution"]["OnDemandPercentageAboveBaseCapacity"] + int(share) == 100
+def test_hosts_are_bought_by_what_the_worker_needs() -> None:
+    resources = Template(BODY, given()).resources()
+    managed = resources["Capacity"]["Properties"]["ManagedInstancesProvider"]
+    launch = managed["InstanceLaunchTemplate"]
+    needs = launch["InstanceRequirements"]
+    assert needs["AcceleratorManufacturers"] == ["nvidia"]
+    assert set(needs["AcceleratorNames"]) == {"a10g", "l4", "l40s", "t4"}
+    (gpu,) = containers()[0]["ResourceRequirements"]
+    assert {str(one) for one in needs["AcceleratorCount"].values()} == {gpu["Value"]} == {"1"}
+    # Less what ECS and the system keep for themselves.
+    assert needs["MemoryMiB"]["Min"] * 0.9 > sum(one["MemoryReservation"] for one in containers(Tracing="Active"))
+    assert resources["Task"]["Properties"]["RequiresCompatibilities"] == ["MANAGED_INSTANCES"]
+    assert "DockerVolumeConfiguration" not in resources["Task"]["Properties"]["Volumes"][0]
+    assert (managed["InfrastructureRoleArn"], launch["Ec2InstanceProfileArn"]) == ("<BuyRole.Arn>", "<HostProfile.Arn>")
+    for bought, notices in (("SPOT", "1"), ("ON_DEMAND", "0")):
+        there = Template(BODY, given(Purchase=bought)).resources()["Capacity"]["Properties"]["ManagedInstancesProvider"]
+        assert there["InstanceLaunchTemplate"]["CapacityOptionType"] == bought
+        assert environment(Purchase=bought)["SPOT_NOTICES"] == notices
+    assert not [one for one in resources.values() if one["Type"].startswith("AWS::AutoScaling::")]
+
+
+def test_quotes_name_hosts_that_have_a_price() -> None:
+    prices = json.loads((INFRA.parent / "handler/api/prices.json").read_text())["hosts"]
+    assert set(BODY["Parameters"]["PricedAs"]["AllowedValues"]) == set(prices)
+
+
+LEAST_DRIVER = {"cu126": 560, "cu128": 570, "cu129": 575, "cu130": 580}
+"""By the CUDA that torch is built for, the branch of NVIDIA's driver that can compile what it brings: the one that the
+toolkit came with. Source: NVIDIA, "CUDA Toolkit Release Notes", table 3 "CUDA Toolkit and Corresponding Driver
+Versions"; within 12.x an older one from 525 on runs, without what it would have to compile ("CUDA Compatibility", minor
+version compatibility). 13.x has no older one than 580."""
+
+
+def test_the_documents_name_the_driver_that_the_image_needs() -> None:
+    """Amazon Linux 2's GPU image has 550: workers built for cu130 ended at once there."""
+    dockerfile = (INFRA.parent / "Dockerfile").read_text()
+    (built,) = re.findall(r"^ARG TORCH_INDEX=\S+/(cu\d+)$", dockerfile, re.MULTILINE)
+    readme = (INFRA / "README.md").read_text()
+    assert re.findall(r"`(cu\d+)` needs NVIDIA's driver (\d+)", readme) == [(built, str(LEAST_DRIVER[built]))]
+    # What the lock resolves for GPUs is of the same CUDA.
+    locked = (INFRA / "locked.txt").read_text()
+    (toolkit,) = re.findall(r"^cuda-toolkit==(\d+)\.(\d+)", locked, re.MULTILINE)
+    assert "cu" + "".join(toolkit) == built
+
+
+def given(**parameters: str) -> dict[str, str]:
+    return {name: one[-1] for name, one in EXAMPLES.items()} | parameters
+
+
+PARTITIONS = {
+    "aws": ("us-east-1", "amazonaws.com"),
+    "aws-cn": ("cn-north-1", "amazonaws.com.cn"),
+    "aws-us-gov": ("us-gov-west-1", "amazonaws.com"),
+}
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_names_are_of_the_partition(partition: str) -> None:
+    region, suffix = PARTITIONS[partition]
+    registry = f"123456789012.dkr.ecr.{region}.{suffix}"
+    pseudo = {
+        "AWS::StackName": "darkroom-gpu",
+        "AWS::Region": region,
+        "AWS::AccountId": "123456789012",
+        "AWS::Partition": partition,
+        "AWS::URLSuffix": suffix,
+    }
+    chosen = given(
+        ImageUri=f"{registry}/team/darkroom:1-gpu",
+        TracingImage=f"{registry}/xray@sha256:{'0' * 64}",
+        Tracing="Active",
+        KmsKeyArn=f"arn:{partition}:kms:{region}:123456789012:key/1234abcd",
+    )
+    for name in ("ImageUri", "TracingImage", "KmsKeyArn"):
+        assert re.fullmatch(BODY["Parameters"][name]["AllowedPattern"], chosen[name]), name
+    template = Template(BODY, chosen, pseudo=pseudo)
+    text = json.dumps(template.resources())
+    assert set(re.findall(r"arn:(aws[a-z-]*):", text)) == {partition}
+    # Services' own names are the same everywhere, but for EC2's.
+    hosts = set(re.findall(r"[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?", text))
+    assert {one for one in hosts if region not in one} == {
+        "ecs.amazonaws.com",
+        "ecs-tasks.amazonaws.com",
+        f"ec2.{suffix}",
+    }
+    assert {one for one in hosts if not one.endswith(f"{region}.{suffix}")} == {
+        one for one in hosts if region not in one
+    }
+    pulled = {one.resource for one in grants(template) if one.action == PULL}
+    assert pulled == {
+        f"arn:{partition}:ecr:{region}:123456789012:repository/{name}" for name in ("team/darkroom", "xray")
+    }
+
+
+def test_names_are_short_enough_whatever_the_stack_is_called() -> None:
+    (most,) = re.findall(r"\{0,(\d+)\}", BODY["Parameters"]["Stack"]["AllowedPattern"])
+    longest = "s" * (1 + int(most))
+    resources = Template(BODY, given(Stack=longest)).resources().values()
+    named = {"ClusterName", "ServiceName", "Family", "AlarmName", "PolicyName", "RoleName"}
+    names = [str(one["Properties"][name]) for one in resources for name in named & one["Properties"].keys()]
+    assert len(names) >= 7
+    assert [one for one in names if len(one) > 64 and not one.startswith("<")] == []
+    # What the stack of template.yaml makes is named after it as well.
+    theirs = json.dumps(read("template.yaml")["Resources"])
+    ends = set(re.findall(r'"(?:FunctionName|QueueName)": \{"Fn::Sub": "\$\{AWS::StackName\}([^"]*)"', theirs))
+    assert ends
+    assert all(len(longest + end) <= 64 for end in ends)
+
+
+ROOM = 4096
+"""Bytes of what CloudFormation takes in one request that are left to what is to come."""
+
+
+def test_it_leaves_room() -> None:
+    assert len((INFRA / "gpu.yaml").read_bytes()) <= 51_200 - ROOM
+
+
+def test_no_worker_to_begin_with_and_none_taken_away_later() -> None:
+    """CloudFormation sends DesiredCount with every update of the service, if the template has it."""
+    first = Template(BODY, given()).resources()["Workers"]["Properties"]
+    later = Template(BODY, given(FirstDeployment="false")).resources()["Workers"]["Properties"]
+    assert first["DesiredCount"] == 0
+    assert "DesiredCount" not in later
+    assert first["DeploymentConfiguration"]["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
+    # The documents say it at the first update; the command line keeps it from then on.
+    lines = (INFRA / "README.md").read_text().splitlines()
+    commands = [line for line in lines if "--stack-name darkroom-gpu --template-file" in line]
+    assert ["FirstDeployment=false" in one for one in commands] == [False, True]
+
+
+def test_a_spot_host_has_time_for_what_a_worker_does_at_its_end() -> None:
+    """Two minutes from the notice: seen, answered, checkpoints written, and ECS's own end after it."""
+    grace = float(environment()["SHUTDOWN_GRACE"])
+    assert containers()[0]["StopTimeout"] >= grace + 5
+    seen = interruptions.LOOK_EVERY + 2 * interruptions.TIMEOUT
+    assert seen + grace + 5 <= 120
+    assert 0 < float(environment(**DEFAULTS)["CHECKPOINT_EVERY"]) <= 120
+    writable = {one["ContainerPath"] for one in containers()[0]["MountPoints"] if not one["ReadOnly"]}
+    assert environment()["STOP_FILE"].rpartition("/")[0] in writable
+
+
+def needs(name: str, resources: dict[str, Any]) -> set[str]:
+    """All that is deleted only after it: what it names, what it waits for, and what those do."""
+    found: set[str] = set()
+    left = [name]
+    while left:
+        resource = resources[left.pop()]
+        text = json.dumps({key: one for key, one in resource.items() if key != "DependsOn"})
+        named = set(re.findall(r'"Ref": "(\w+)"', text)) | set(re.findall(r'"Fn::GetAtt": \["(\w+)"', text))
+        named |= {one.split(".")[0] for one in re.findall(r"\$\{(\w+(?:\.\w+)?)\}", text)}
+        new = (named | set(resource.get("DependsOn", []))) & resources.keys() - found
+        found |= new
+        left += new
+    return found
+
+
+def test_workers_are_deleted_before_what_they_need_to_end() -> None:
+    resources = BODY["Resources"]
+    kinds = {"AWS::EC2::VPCEndpoint", "AWS::IAM::Policy", "AWS::IAM::Role", "AWS::IAM::InstanceProfile"}
+    kinds |= {"AWS::ECS::CapacityProvider", "AWS::ECS::Cluster", "AWS::Logs::LogGroup"}
+    wanted = {name for name, one in resources.items() if one["Type"] in kinds}
+    assert len(wanted) > 15
+    assert wanted - needs("Workers", resources) == set()
+    # And hosts before the roles by which they are given back.
+    assert {"BuyRole", "HostRole", "HostProfile", "WorkerGroup", "Cluster"} <= needs("Capacity", resources)
+    # No group of instances of ours whose protection would keep the stack.
+    assert "ProtectedFromScaleIn" not in (INFRA / "gpu.yaml").read_text()
+
+
+def test_the_documents_tear_down_in_the_order_of_imports() -> None:
+    """A stack whose exports are imported cannot be deleted (CloudFormation guide, Fn::ImportValue)."""
+    lines = (INFRA / "README.md").read_text().splitlines()
+    at = {one: lines.index(f"aws cloudformation {one}") for one in TEAR_DOWN}
+    assert list(at.values()) == sorted(at.values())
+
+
+TEAR_DOWN = (
+    "delete-stack --stack-name darkroom-gpu",
+    "wait stack-delete-complete --stack-name darkroom-gpu",
+    "delete-stack --stack-name darkroom",
+)
 
 
 @pytest.fixture(scope="module")
 def workers(mini: Aws, stack: Stack) -> Stack:
-    mini.client("ssm").put_parameter(Name="/tests/ami", Value="ami-0123456789abcdef0", Type="String")
     math = {name for name, one in BODY["Resources"].items() if "Metrics" in one["Properties"]}
-    assert math == {"FirstAlarm"}
+    assert math == {"WorthAlarm", "NothingAlarm"}
     kept = {
         name: {key: value for key, value in one.items() if key != "DependsOn"}
         for name, one in BODY["Resources"].items()
@@ -160,7 +424,6 @@ def workers(mini: Aws, stack: Stack) -> Stack:
         "SubnetIds": "subnet-1,subnet-2",
         "Endpoints": "true",
         "RouteTableIds": "rtb-1",
-        "Ami": "/tests/ami",
         "KmsKeyArn": EXAMPLES["KmsKeyArn"][0],
     }
     return deploy(mini, "gpu", parameters, body={**BODY, "Resources": kept})
@@ -191,24 +454,44 @@ def _list(value: Any) -> list[Any]:
 
 
 def test_kubernetes_runs_the_same_worker() -> None:
-    documents = list(yaml.safe_load_all((INFRA / "keda.yaml").read_text()))
-    kinds = {one["kind"]: one for one in documents}
+    kinds = kubernetes("no marks")
     pod = kinds["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     (ours,) = containers()
-    assert {one["name"] for one in container["env"]} <= {spec.name.upper() for spec in variables()}
-    assert pod["terminationGracePeriodSeconds"] == ours["StopTimeout"]
+    told = {one["name"]: one["value"] for one in container["env"]}
+    assert told.keys() <= {spec.name.upper() for spec in variables()}
+    assert pod["terminationGracePeriodSeconds"] == ours["StopTimeout"] >= float(told["SHUTDOWN_GRACE"]) + 10
     assert container["resources"]["requests"]["memory"] == f"{ours['MemoryReservation'] // 1024}Gi"
-    assert "replicas" not in kinds["Deployment"]["spec"]
-    (trigger,) = kinds["ScaledObject"]["spec"]["triggers"]
-    assert trigger["metadata"]["queueLength"] == str(BODY["Parameters"]["BacklogPerWorker"]["Default"])
-    assert kinds["ScaledObject"]["spec"]["maxReplicaCount"] == BODY["Parameters"]["MaxWorkers"]["Default"]
-    assert kinds["ScaledObject"]["spec"]["minReplicaCount"] == BODY["Parameters"]["MinWorkers"]["Default"]
+    taints = {one["key"] for one in pod["tolerations"]}
+    assert taints == {"nvidia.com/gpu", "eks.amazonaws.com/capacityType", "karpenter.sh/capacity-type"}
     # ECS and Kubernetes look at no HEALTHCHECK of an image: both are given its command.
     (healthcheck,) = re.findall(
         r"^HEALTHCHECK .*CMD (\[.*\])$", (INFRA.parent / "Dockerfile").read_text(), re.MULTILINE
     )
-    assert container["livenessProbe"]["exec"]["command"] == json.loads(healthcheck)
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["exec"]["command"] == json.loads(healthcheck)
+    start = container["startupProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] > COLD_START
     assert ours["HealthCheck"]["Command"] == ["CMD", *json.loads(healthcheck)]
-    asked = set(re.findall(r"\$\{(\w+)\}", (INFRA / "keda.yaml").read_text()))
-    assert asked == {"BUCKET", "QUEUE_URL", "AWS_REGION", "IMAGE", "ROLE_ARN"}
+    text = (INFRA / "keda.yaml").read_text()
+    assert set(re.findall(r"\$\{(\w+)\}", text)) == {"BUCKET", "QUEUE_URL", "AWS_REGION", "IMAGE", "ROLE_ARN"}
+    # Metrics are lines of the log, which something has to carry.
+    assert told["METRICS"] == "1"
+    assert "Fluent Bit" in text
+
+
+def test_kubernetes_scales_by_the_same_rule() -> None:
+    """Its autoscaler takes the least of its window to go up and the most of it to go down, as our policies do."""
+    kinds = kubernetes("no marks")
+    scaled = kinds["ScaledObject"]["spec"]
+    ours = rules(Template(BODY, {"ImageUri": EXAMPLES["ImageUri"][0]}))
+    up, down = sorted(ours.every, key=lambda one: one.wants(0.0) == 0)
+    (trigger,) = scaled["triggers"]
+    assert trigger["metadata"]["queueLength"] == str(ours.target)
+    assert trigger["metadata"]["scaleOnInFlight"] == "true"
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (ours.least, ours.most)
+    behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleUp"]["stabilizationWindowSeconds"] == up.periods * MINUTE
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] == up.cooldown
+    assert scaled["cooldownPeriod"] == down.periods * MINUTE
+    assert "replicas" not in kinds["Deployment"]["spec"]

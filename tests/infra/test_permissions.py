@@ -143,5 +143,5 @@ def test_no_wildcard_action_and_a_reason_for_each_wildcard_resource(file: str) -
                 assert (statement["Effect"], statement["Sid"]) == ("Deny", "TlsOnly")
 
 
-WHOLE = {"template.yaml": TRACES, "gpu.yaml": TRACES | {"ecr:GetAuthorizationToken", "ecs:DiscoverPollEndpoint"}}
+WHOLE = {"template.yaml": TRACES, "gpu.yaml": TRACES | {"ecr:GetAuthorizationToken"}}
 """Actions that take no resource, by the service authorization reference."""
