@@ -292,11 +292,12 @@ def _api_key(aws: Aws, identity: str, _: Properties) -> Properties:
 
 def _usage_plan(aws: Aws, identity: str, _: Properties) -> Properties:
     seen = aws.client("apigateway").get_usage_plan(usagePlanId=identity)
+    quota = seen.get("quota") or {}
     return {
         "UsagePlanName": seen["name"],
         "ApiStages": [{"ApiId": one["apiId"], "Stage": one["stage"]} for one in seen["apiStages"]],
         "Throttle": {"RateLimit": seen["throttle"]["rateLimit"], "BurstLimit": seen["throttle"]["burstLimit"]},
-        "Quota": {"Limit": seen["quota"]["limit"], "Period": seen["quota"]["period"]},
+        "Quota": {"Limit": quota.get("limit"), "Period": quota.get("period")},
     }
 
 
