@@ -269,11 +269,13 @@ def _api_stage(aws: Aws, _: str, wanted: Properties) -> Properties:
     gateway = aws.client("apigateway")
     seen = gateway.get_stage(restApiId=wanted["RestApiId"], stageName=wanted["StageName"])
     settings = seen.get("methodSettings", {}).get("*/*", {})
+    log = seen.get("accessLogSettings", {})
     return {
         "RestApiId": wanted["RestApiId"],
         "DeploymentId": seen["deploymentId"],
         "StageName": seen["stageName"],
         "TracingEnabled": seen.get("tracingEnabled"),
+        "AccessLogSetting": {"DestinationArn": log.get("destinationArn"), "Format": log.get("format")},
         "MethodSettings": [
             {
                 "ResourcePath": "/*",

@@ -52,6 +52,7 @@ MINISTACK_DROPS = {
     "AWS::S3::Bucket.LifecycleConfiguration",
 }
 MINISTACK_DROPS_OTHERWISE = {
+    "AWS::ApiGateway::Stage.AccessLogSetting",
     "AWS::Lambda::EventSourceMapping.Enabled",  # always on
     "AWS::S3::Bucket.BucketEncryption",  # always AES256
 }
@@ -64,6 +65,7 @@ OTHERWISE = {
     "ModelInS3": "models/sd/turbo",
     "GenerateOnLambda": "false",
     "GenerateTimeout": "60",
+    "AccessLog": "true",
     "DailyQuota": "1000",
     "Tracing": "Active",
 }
