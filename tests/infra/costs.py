@@ -17,17 +17,17 @@ HOURS = 730
 """Of a month."""
 POLLS_AT_ONCE, POLL_SECONDS = 5, 20
 """How Lambda asks an empty queue: five long polls at a time, "as few as 2" where traffic is low and no concurrency is
-set (its guide, "Configuring scaling behavior for SQS event source mappings"). Somebody counted 15 empty answers a minute
-(getlift/lift, issue 132), which is five polls of 20 seconds.
+set (its guide, "Configuring scaling behavior for SQS event source mappings"). Somebody counted 15 empty answers in a
+minute (getlift/lift, issue 132), which is five polls of 20 seconds.
 """
 ROUND_REQUESTS = {"s3_put": 2, "s3_get": 2}
 """Of the doctor, with no task open: a listing and a PUT, a GET and a HEAD. A test counts them."""
 CALL_SECONDS = 1.0
-"""Of the doctor's round and the dead letters' function with nothing to do, start included. Assumed: a round takes 0.1 s
-here, a start about 0.5 s."""
+"""Of the doctor's round and a weekly call with nothing to do, start included. Assumed: a round takes 0.1 s here, and a
+start about 0.5 s."""
 CALL_LOG_BYTES = 2000
 """Of such a call, Lambda's own lines included. Assumed."""
-IDLE_PARTS = ("alarms", "polls", "doctor", "dead letters' function", "dashboard")
+IDLE_PARTS = ("alarms", "polls", "doctor", "weekly calls", "dashboard")
 FREE = {
     "AWS::ApiGateway::ApiKey",
     "AWS::ApiGateway::Deployment",
@@ -83,15 +83,15 @@ def _priced(
         if properties.get("Enabled", True):
             yield "polls", POLLS_AT_ONCE * 3600 / POLL_SECONDS * HOURS * price["sqs_request"]
     elif kind == "AWS::Events::Rule":
-        (target,) = properties["Targets"]
-        function = there[target["Arn"].strip("<>").partition(".")[0]]["Properties"]
-        gb_second = price["lambda_gb_second"][function["Architectures"][0]]
-        call = function["MemorySize"] / 1024 * CALL_SECONDS * gb_second + price["lambda_request"]
-        call += CALL_LOG_BYTES / 1e9 * price["log_gb"]
-        doctor = target["Id"] == "doctor"
-        if doctor:
-            call += sum(count * price[request] for request, count in ROUND_REQUESTS.items())
-        yield "doctor" if doctor else "dead letters' function", calls_a_month(properties["ScheduleExpression"]) * call
+        for target in properties["Targets"]:
+            function = there[target["Arn"].strip("<>").partition(".")[0]]["Properties"]
+            gb_second = price["lambda_gb_second"][function["Architectures"][0]]
+            call = int(function["MemorySize"]) / 1024 * CALL_SECONDS * gb_second + price["lambda_request"]
+            call += CALL_LOG_BYTES / 1e9 * price["log_gb"]
+            doctor = target["Id"] == "doctor"
+            if doctor:
+                call += sum(count * price[request] for request, count in ROUND_REQUESTS.items())
+            yield "doctor" if doctor else "weekly calls", calls_a_month(properties["ScheduleExpression"]) * call
     elif kind not in FREE:
         raise ValueError(f"what does {name}, {kind}, cost?")
 

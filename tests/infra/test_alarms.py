@@ -209,19 +209,27 @@ def test_links_open() -> None:
     assert not [one for one in ("infra/README.md", "http://a/b", f"{URL}#x") if re.match(pattern, one)]
 
 
-def test_what_wakes_the_dead_letters_function_is_harmless() -> None:
-    """Once a week, with an event of the template's own."""
+def of_type(there: dict[str, dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [one["Properties"] for one in there.values() if one["Type"] == kind]
+
+
+def test_what_keeps_functions_awake_is_harmless() -> None:
+    """Once a week, with an event of the template's own: all functions that a queue calls, and no model is loaded."""
     there = Template(BODY).resources()
-    schedule = there["DeadLetterSchedule"]["Properties"]
+    schedule = there["AwakeSchedule"]["Properties"]
     assert schedule["ScheduleExpression"] == "rate(7 days)"
-    (target,) = schedule["Targets"]
-    assert target["Arn"] == "<DeadLetter.Arn>"
-    permission = there["DeadLetterMayBeCalled"]["Properties"]
-    assert permission["SourceArn"] == "<DeadLetterSchedule.Arn>"
-    assert permission["FunctionName"] == "<DeadLetter>"
-    nothing: Any = None  # a store or a queue that it asked for anything would break it
-    handler = DeadLetters(Settings.load({}), nothing, nothing, nothing)
-    assert handler.handle(json.loads(target["Input"]), None) == {"batchItemFailures": []}
+    called = {target["Arn"].removesuffix(".Arn>") + ">": json.loads(target["Input"]) for target in schedule["Targets"]}
+    mapped = {one["FunctionName"] for one in of_type(there, "AWS::Lambda::EventSourceMapping")}
+    assert called.keys() == mapped
+    permitted = of_type(there, "AWS::Lambda::Permission")
+    assert {one["FunctionName"] for one in permitted if one["SourceArn"] == "<AwakeSchedule.Arn>"} == mapped
+    nothing: Any = None  # a store, a queue or a pipeline that it asked for anything would break it
+    handlers: dict[str, DeadLetters | Generate] = {
+        "<DeadLetter>": DeadLetters(Settings.load({}), nothing, nothing, nothing),
+        "<Generate>": Generate(Settings.load({}), nothing, nothing, nothing),
+    }
+    for name, event in called.items():
+        assert handlers[name].handle(event, _Invocation()) == {"batchItemFailures": []}
 
 
 def test_a_crash_hides_its_message_for_a_lease_however_long_the_queue_would(
