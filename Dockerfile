@@ -1,5 +1,6 @@
 # One image for both hosts: Lambda's runtime client where AWS_LAMBDA_RUNTIME_API is set, else the worker.
-# `make image` builds it; `--target gpu` is the same with torch for CUDA.
+# `make image` builds it; `--target gpu` is the same with torch for CUDA, `--target light` only what answers callers:
+# submit, status, deadletter and doctor, which load no model.
 ARG BASE=python:3.11-slim
 
 # --- Whatever builds stays in these stages -------------------------------------------------------------------------
@@ -7,7 +8,7 @@ FROM ${BASE} AS tools
 WORKDIR /src
 # pip lives in an environment of its own, so that nothing has to be taken out of the one that is shipped.
 RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/venv
-COPY pyproject.toml infra/constraints.txt infra/locked.txt infra/install.sh infra/slim.sh ./
+COPY pyproject.toml infra/constraints.txt infra/locked.txt infra/locked-light.txt infra/install.sh infra/slim.sh ./
 
 # Two secrets that need not be there: a pip configuration (mirrors) and a bundle of certificate authorities.
 FROM tools AS packages
@@ -18,10 +19,17 @@ FROM tools AS packages-gpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
 RUN --mount=type=secret,id=pip --mount=type=secret,id=ca sh install.sh gpu "${TORCH_INDEX}" && sh slim.sh
 
+FROM tools AS packages-light
+RUN --mount=type=secret,id=pip --mount=type=secret,id=ca sh install.sh light && sh slim.sh
+
 FROM tools AS app
 COPY README.md LICENSE ./
 COPY handler handler
 RUN --mount=type=secret,id=pip --mount=type=secret,id=ca sh install.sh app /opt/darkroom
+
+# Of the model the doors need the card alone.
+FROM app AS app-light
+RUN rm -r /opt/darkroom/handler/engine && find /opt/darkroom/handler/model -type f ! -name model_card.json -delete
 
 # Always with torch for the CPU: the card is read off the pipeline's code, not off a device.
 FROM packages AS model
@@ -51,6 +59,11 @@ WORKDIR /opt/darkroom
 # For the worker; Lambda, ECS and Kubernetes have checks of their own and may run the same command.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "handler.work.liveness"]
 ENTRYPOINT ["python", "-m", "handler"]
+
+FROM runtime AS light
+COPY --from=packages-light /opt/venv /opt/venv
+COPY --from=app-light /opt/darkroom /opt/darkroom
+USER 10001:10001
 
 # The model's name is set after its weights: not every builder looks at an argument's value when it takes an ENV from
 # its cache, and the image would go by the name of the model before.

@@ -74,10 +74,13 @@ image-base: $(DEBIAN) ## A base image out of Debian packages, where no registry 
 	infra/image-base.sh $(IMAGE_BASE)
 
 # The newest releases that pyproject.toml allows, each with the hashes of its files. Say which changed in the commit.
-lock: $(UV)/installed ## Resolves anew what the image installs: infra/locked.txt
+lock: $(UV)/installed ## Resolves anew what the images install: infra/locked.txt, infra/locked-light.txt
 	$(UV)/bin/uv pip compile pyproject.toml --extra engine --extra lambda --extra cli -c infra/constraints.txt \
 		--universal --python-version 3.11 --generate-hashes --no-emit-package torch --upgrade --quiet \
 		--custom-compile-command "make lock" --output-file infra/locked.txt
+	$(UV)/bin/uv pip compile pyproject.toml --extra lambda -c infra/locked.txt \
+		--universal --python-version 3.11 --generate-hashes --quiet \
+		--custom-compile-command "make lock" --output-file infra/locked-light.txt
 
 # Builds the image and runs its container, as root. Installs the Debian packages buildah and debootstrap where they are
 # missing, and fetches AWS's runtime emulator out of the wheel of aws-sam-cli into build/.

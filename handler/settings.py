@@ -91,6 +91,15 @@ class Settings:
         0, "Tasks at a time; `0` measures what is worth it when the model has loaded", least=0, most=64
     )
     public_endpoint_url: str = _setting("", "URL of S3 for callers, in presigned URLs and forms; unset: the worker's")
+    cors_origins: str = _setting(
+        "", "Origins whose pages may call the HTTP API, with commas (`https://studio.example`), or `*`; unset: none"
+    )
+    openai_wait: float = _setting(
+        25.0,
+        "Seconds that `POST /v1/images/generations` waits for its pictures; API Gateway gives up after 29",
+        least=1,
+        most=900,
+    )
     url_lifetime: int = _setting(3600, "Seconds that a presigned URL is valid", least=1, most=WEEK)
     inline_images: bool = _setting(False, "`1`: results carry `image_base64` even when not asked for")
     previews: bool = _setting(False, "`1`: running tasks show a thumbnail, one S3 request for each sign of life")

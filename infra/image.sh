@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the image with docker, podman or buildah, whichever works here. From the environment, all optional:
 #   ENGINE     docker, podman or buildah                 NAME     the image's name, darkroom:latest
-#   TARGET     cpu or gpu                                BASE     the base image
+#   TARGET     cpu, gpu or light                         BASE     the base image
 #   MODEL_ID, MODEL_REVISION   a hub id, a folder of this checkout, s3://bucket/prefix; unset: the built-in model
 #   TORCH_INDEX     where torch comes from; empty: from where everything else does
 #   HF_TOKEN_FILE, AWS_CREDENTIALS_FILE   for models that need them; secrets of the build, not in the image

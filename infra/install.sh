@@ -1,8 +1,9 @@
 #!/bin/sh
 # Inside the image's build: packages into /opt/venv, or the application into a folder.
 #   install.sh cpu|gpu [INDEX]   torch, from the package index INDEX where one is named, then everything else
+#   install.sh light             what the doors need, which load no model
 #   install.sh app FOLDER
-# Everything but torch is one of the files that locked.txt has the hash of. torch is of one exact version: PyTorch's own
+# Everything but torch is one of the files that locked.txt (locked-light.txt) has the hash of. torch is of one exact version: PyTorch's own
 # index, which has a build for each kind of device, has other files under that name than PyPI has.
 set -eu
 secrets=/run/secrets
@@ -24,6 +25,11 @@ app)
     pip install --no-compile --no-deps --no-build-isolation --target "$2" .
     rm -rf "$2/bin" # its console script names this stage's interpreter
     compiled "$2"
+    exit
+    ;;
+light)
+    pip install --no-compile --no-deps --only-binary :all: --require-hashes -r locked-light.txt
+    /opt/tools/bin/pip --python /opt/venv/bin/python check
     exit
     ;;
 esac

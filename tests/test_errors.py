@@ -17,6 +17,8 @@ SAFE = {"strerror", "errno"}
 """Of a library's fault; its type's name may be told, too."""
 FOR_THE_OPERATOR = {
     "engine/loading.py": "the reason why a model cannot be loaded: LazyEngine logs it, and reports an id in its place",
+    "engine/attention.py": "a setting that cannot be followed, likewise",
+    "aws/preflight.py": "what AWS answers to an operator's questions",
     "aws/tracing.py": "the cause in a trace",
     "aws/credentials.py": "what is wrong with the credentials of the environment, before a command begins",
     "aws/s3.py": "a profile, credentials or an endpoint that cannot be used, at start",

@@ -15,11 +15,8 @@ SHIPPED = [
     *PROJECT["dependencies"],
     *(line for name in ("engine", "lambda", "cli") for line in PROJECT["optional-dependencies"][name]),
 ]
-LOCKED = re.findall(
-    r"^([a-z0-9-]+==[^\n]*?) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)",
-    (ROOT / "infra/locked.txt").read_text(),
-    re.MULTILINE,
-)
+LINES = re.compile(r"^([a-z0-9-]+==[^\n]*?) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
+LOCKED, LIGHT = (LINES.findall((ROOT / "infra" / name).read_text()) for name in ("locked.txt", "locked-light.txt"))
 """Name, version and marker; the hashes of its files."""
 
 
@@ -35,3 +32,10 @@ def test_what_is_asked_for_is_locked(asked: str) -> None:
     found = [one for one in map(Requirement, (line for line, _ in LOCKED)) if one.name == requirement.name]
     assert [version.version for one in found for version in one.specifier] != [], f"{asked}: make lock"
     assert all(requirement.specifier.contains(version.version) for one in found for version in one.specifier)
+
+
+def test_the_light_image_is_a_part_of_the_other() -> None:
+    names = {Requirement(line).name for line, _ in LIGHT}
+    assert set(LIGHT) <= set(LOCKED)
+    assert {Requirement(line).name for line in PROJECT["dependencies"]} <= names
+    assert not names & {Requirement(line).name for line in PROJECT["optional-dependencies"]["engine"]}

@@ -35,6 +35,8 @@ def task_reply(call: Call, record: Record, status: int = 202, prompt_tokens: int
     """A TaskResponse: the task's status, and the URLs to poll and to cancel it. ``prompt_tokens``: of the card."""
     at = f"{call.base}/results/{record.task_id}"
     ask = "" if record.status == "cancelled" else f"; ask for it at /results/{record.task_id}"
+    if record.purged:
+        ask = ", and what was asked for and drawn is deleted"
     body = {
         "task_id": record.task_id,
         "status": record.status,

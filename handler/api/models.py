@@ -23,7 +23,7 @@ def models(health: Health, settings: Settings) -> dict[str, Any]:
     card = card_of(health)
     status = "unknown" if health["model_status"] == "available" and health["reason"] else health["model_status"]
     about = (
-        card.model_dump(exclude={"parameters", "required"})
+        card.model_dump(exclude={"parameters", "required", "compiled"})
         if card
         else {"id": settings.model_name, "revision": settings.model_revision or None}
     )

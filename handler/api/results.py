@@ -44,6 +44,7 @@ ADDED: dict[str, Any] = {
     "spent_seconds": 0.0,
     "saved_step": 0,
     "warnings": [],
+    "purged": False,
 }
 """Fields that records of release 0.1.0 lack."""
 MAX_PAGE_BYTES = 3_900_000
@@ -76,8 +77,10 @@ class Status:
                 "GET /health": lambda _: json_reply(200, {"status": "ok", **self.health.current()}),
                 "GET /openapi.json": self._openapi,
                 "GET /docs": self._docs,
+                "GET /v1/models": self._openai_models,
                 **Pages(store.presign_any).routes,
-            }
+            },
+            settings.cors_origins,
         )
 
     def for_tenant(self, tenant: str | None) -> Status:
@@ -132,6 +135,11 @@ class Status:
         from .models import models  # needs pydantic
 
         return json_reply(200, models(self.health.current(), self._settings))
+
+    def _openai_models(self, _: Call) -> Reply:
+        from .openai import models  # needs pydantic
+
+        return json_reply(200, models(self._settings.model_name))
 
     def _openapi(self, call: Call) -> Reply:
         from ..contract.openapi import document  # needs pydantic

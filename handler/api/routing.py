@@ -15,6 +15,8 @@ from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent, A
 from ..contract.paths import PATHS
 from ..errors import DarkroomError, FieldError, Internal, InvalidRequest, MethodNotAllowed, NotFound, ServiceFault
 from ..logs import logger, new_log_id
+from . import openai_errors
+from .cors import with_cors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -116,16 +118,17 @@ class Api:
     Keeps no state between calls, so it is thread-safe, and a long poll blocks no other call.
     """
 
-    def __init__(self, routes: Mapping[str, Route]) -> None:
-        self._routes = routes
+    def __init__(self, routes: Mapping[str, Route], origins: str = "") -> None:
+        """``origins``: whose pages may call, as CORS_ORIGINS names them."""
+        self._routes, self._origins = routes, origins
 
     def __call__(self, event: Event, context: Any) -> LambdaResponse:
         call = Call(event, context)
         try:
             reply = self._serve(call)
         except Exception as fault:
-            reply = _error_reply(fault)
-        return reply.to_lambda(call)
+            reply = _error_reply(fault, openai_errors.envelope if call.path.startswith(openai_errors.PREFIX) else None)
+        return with_cors(reply, call, self._origins).to_lambda(call)
 
     def _serve(self, call: Call) -> Reply:
         path, variables = match_path(call.path)
@@ -140,7 +143,10 @@ class Api:
 
 
 def match_path(path: str) -> tuple[str, dict[str, str]]:
-    """The template in PATHS that matches the path, and the path's variables. Raises NotFound."""
+    """The template in PATHS that matches the path, and the path's variables; a slash at the end is forgiven. Raises
+    NotFound.
+    """
+    path = path.removesuffix("/") or path
     for known in PATHS:
         pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(known))
         if match := re.fullmatch(pattern, path):
@@ -170,7 +176,7 @@ def _allowed(methods: Iterable[str]) -> list[str]:
     return [one for method in methods for one in more.get(method, [method])] + ["OPTIONS"]
 
 
-def _error_reply(fault: Exception) -> Reply:
+def _error_reply(fault: Exception, shape: Callable[[DarkroomError], object] | None) -> Reply:
     """One of ours is logged with all that is known, and its caller told the id to find it by."""
     log_id = new_log_id()
     if not isinstance(fault, DarkroomError) or fault.http_status == 500:
@@ -185,4 +191,4 @@ def _error_reply(fault: Exception) -> Reply:
         headers["Retry-After"] = str(fault.retry_after)
     if isinstance(fault, MethodNotAllowed):
         headers["Allow"] = ", ".join(fault.allow)
-    return json_reply(fault.http_status, fault.envelope(), headers)
+    return json_reply(fault.http_status, shape(fault) if shape else fault.envelope(), headers)

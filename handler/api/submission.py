@@ -20,8 +20,10 @@ from ..contract.request import GenerationRequest, parse
 from ..contract.statuses import TERMINAL
 from ..errors import Conflict, FieldError, Finished, InvalidRequest, LostRace, ModelUnavailable, NotFound, ServiceFault
 from ..task import moves
+from ..task.purging import purge
 from .calls import json_body, named_request, task_reply, trace_header
 from .health import ModelHealth, card_of
+from .openai import Images
 from .quota import Budget
 from .quote import quote
 from .routing import Api, Call, Event, LambdaResponse, Reply, json_reply
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from ..aws.s3 import Stored
     from ..contract.card import ModelCard
     from ..settings import Settings
     from .routing import Route
@@ -74,7 +77,9 @@ class Submit:
                 "POST /generate/{task_id}/retry": self._per_tenant(Submit._repeat),
                 "POST /uploads": self._per_tenant(Submit._upload),
                 "DELETE /results/{task_id}": self._per_tenant(Submit._cancel),
-            }
+                "POST /v1/images/generations": self._per_tenant(Submit._images),
+            },
+            settings.cors_origins,
         )
 
     def for_tenant(self, tenant: str | None) -> Submit:
@@ -113,14 +118,45 @@ class Submit:
         card = card_of(self.health.current())
         return task_reply(call, record, prompt_tokens=card.limits.prompt_tokens if card else None)
 
+    def _images(self, call: Call) -> Reply:
+        return Images(self, self._store, self._settings.model_name, self._settings.openai_wait).serve(call)
+
     def _upload(self, call: Call) -> Reply:
         return json_reply(201, self._uploads.presign(self._store, json_body(call)))
 
     def _cancel(self, call: Call, task_id: str) -> Reply:
-        unseen = call.query.get("unseen", "0")
-        if unseen not in {"0", "1"}:
-            raise InvalidRequest([FieldError("unseen", "must be 0 or 1")])
-        return task_reply(call, self.cancel(task_id, unseen=unseen == "1"), 200)
+        asked = {name: call.query.get(name, "0") for name in ("unseen", "purge")}
+        if faults := [FieldError(name, "must be 0 or 1") for name, value in asked.items() if value not in {"0", "1"}]:
+            raise InvalidRequest(faults)
+        if asked["purge"] == "1":
+            return task_reply(call, self.purge(task_id), 200)
+        return task_reply(call, self.cancel(task_id, unseen=asked["unseen"] == "1"), 200)
+
+    def purge(self, task_id: str) -> Record:
+        """Deletes what an ended task was asked for and has drawn, and returns its record; idempotent.
+
+        Raises NotFound, Conflict if it has not ended, and ServiceFault: the same call then completes it.
+        """
+        until = time.monotonic() + CANCEL_WITHIN
+        while time.monotonic() < until:
+            stored = self._read(task_id)
+            purged = purge(record := Record.from_json(stored.body))
+            try:
+                if purged is not record:
+                    self._store.change(stored, purged)
+            except LostRace:
+                continue
+            # The record first: nobody is given URLs of what is being deleted. After a crash here the next call, or the
+            # bucket's lifecycle, deletes the rest.
+            self._store.delete_objects(self._store.objects_of(task_id))
+            return purged
+        raise ServiceFault("the task keeps moving; purge it again")
+
+    def _read(self, task_id: str) -> Stored:
+        stored = self._store.read(task_id) if fullmatch(TASK_ID, task_id) else None
+        if stored is None:
+            raise NotFound(f"there is no task {task_id[:128]!r}")
+        return stored
 
     def cancel(self, task_id: str, *, unseen: bool = False) -> Record:
         """Cancels a task and returns its record; idempotent. A worker notices at its next heartbeat, whose write fails.
@@ -189,10 +225,7 @@ class Submit:
 
     def _request_of(self, task_id: str) -> bytes:
         """The request of a terminal task as JSON, with its seed and without its task_id. Raises NotFound, Conflict."""
-        stored = self._store.read(task_id) if fullmatch(TASK_ID, task_id) else None
-        if stored is None:
-            raise NotFound(f"there is no task {task_id[:128]!r}")
-        old = Record.from_json(stored.body)
+        old = Record.from_json(self._read(task_id).body)
         if old.status not in TERMINAL:
             raise Conflict(f"task {task_id} is {old.status}; only one that has ended can be repeated")
         if old.request is None:

@@ -83,3 +83,34 @@ def doctor(
         typer.echo("nothing is stuck, and nothing was left lying")
     if not all(finding.mended for finding in findings):
         raise typer.Exit(1)
+
+
+@operations.command()
+def preflight(
+    image: Annotated[str, typer.Option(help="The image's URI, as ImageUri will be")] = "",
+    architecture: Annotated[str, typer.Option(help="x86_64 or arm64, as Architecture will be")] = "x86_64",
+    concurrency: Annotated[int, typer.Option(min=0, help="MaxConcurrency; 0 draws on GPUs alone")] = 4,
+    gpus: Annotated[int, typer.Option(min=0, help="MaxWorkers on GPUs")] = 0,
+    on_demand: Annotated[bool, typer.Option("--on-demand", help="GPUs on demand in place of spot")] = False,
+    subnets: Annotated[str, typer.Option(help="SubnetIds, with commas")] = "",
+    endpoints: Annotated[bool, typer.Option("--endpoints", help="The stack makes endpoints in these subnets")] = False,
+    topic: Annotated[str, typer.Option(help="ARN of the topic that alarms are sent to")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a check on stdout")] = False,
+) -> None:
+    """What the account lacks for a deployment, by calls that only read. Exits with 1 if something is missing."""
+    from dataclasses import asdict
+
+    from ..aws.preflight import LAMBDA_ARCHITECTURES, MISSING, Wanted
+    from ..aws.preflight import preflight as checks
+
+    if architecture not in LAMBDA_ARCHITECTURES:
+        raise typer.BadParameter(f"--architecture is one of {', '.join(LAMBDA_ARCHITECTURES)}")
+    named = tuple(filter(None, (one.strip() for one in subnets.split(","))))
+    wanted = Wanted(image, architecture, concurrency, gpus, not on_demand, named, endpoints, topic)
+    states = []
+    for finding in checks(deployment(), wanted):
+        states.append(finding.state)
+        line = f"{finding.state:8} {finding.what}: {finding.words}"
+        typer.echo(json.dumps(asdict(finding)) if as_json else line)
+    if MISSING in states:
+        raise typer.Exit(1)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from urllib3.filepost import encode_multipart_formdata
 
 from ..contract.responses import QuoteResponse, ResultPage, ResultResponse, TaskResponse, UploadResponse
-from ..errors import FieldError, Internal, InvalidRequest, QuotaExceeded, ServiceFault
+from ..errors import FieldError, Internal, InvalidRequest, NotFound, QuotaExceeded, ServiceFault
 from .faults import refusal
 from .patience import Retryable, parse_retry_after, with_retries
 from .service import Poll
@@ -117,7 +117,9 @@ class HttpService:
 
 
 def _part(task_id: str) -> str:
-    """A task_id as a path segment: ``/`` and dot segments are escaped, or they would change the path."""
+    """A task_id as a path segment: ``/`` and dot segments are escaped, or they would change the path. Raises NotFound."""
+    if not task_id:
+        raise NotFound("there is no task ''")  # the path would be that of all tasks
     return "%2E" * len(task_id) if task_id.strip(".") == "" else quote(task_id, safe="")
 
 

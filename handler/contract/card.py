@@ -57,6 +57,19 @@ class Limits(Written):
     )
 
 
+class Compiled(Written):
+    """What compiling the denoiser did, where ``make bench ONLY=compile`` measured it.
+
+    ``time``: of a task alone, as a part of what it takes uncompiled; ``psnr``: of its pictures against the uncompiled
+    ones', in dB, the least of eight.
+    """
+
+    device: str
+    dtype: str
+    time: float
+    psnr: float
+
+
 class ModelCard(Written):
     """Written next to the weights, kept in ``health/available.json``, shown by ``GET /health``."""
 
@@ -69,6 +82,7 @@ class ModelCard(Written):
     defaults: Defaults = Field(default_factory=Defaults)
     limits: Limits = Field(default_factory=Limits)
     size_multiple: int = Field(8, ge=1, description="Width and height must be multiples of it")
+    compiled: Compiled | None = Field(None, description="What compiling it did to speed and pictures, where measured")
     sizes: list[tuple[int, int]] = Field(
         default_factory=list, description="The only sizes that it draws, width and height in pixels; empty if any"
     )

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from ..errors import CODES
 from . import examples
 from .card import OPTIONAL, ModelCard
+from .openai import ImagesRequest, ImagesResponse, OpenAiError, OpenAiModels
 from .paths import PATHS
 from .request import GenerationRequest
 from .responses import (
@@ -40,6 +41,10 @@ CONTRACTS: tuple[type[Contract], ...] = (
     ModelsResponse,
     HealthResponse,
     ErrorResponse,
+    ImagesRequest,
+    ImagesResponse,
+    OpenAiModels,
+    OpenAiError,
 )
 COMPONENT = "#/components/schemas/{model}"
 ANSWERED = "GenerationRequest"
@@ -47,14 +52,27 @@ ASKED = "ModelRequest"
 """The request with this model's limits. Responses use the unlimited one: their request may be of an earlier model."""
 RETRY_AFTER = ("Seconds after which the same call may go better", {"type": "integer", "minimum": 1})
 CODE_OF = {403: "INVALID_REQUEST", 404: "NOT_FOUND", 409: "CONFLICT", 429: "QUOTA_EXCEEDED", 500: "INTERNAL"}
-CODE_OF |= {413: "INVALID_REQUEST", 415: "INVALID_REQUEST", 422: "INVALID_REQUEST", 503: "MODEL_UNAVAILABLE"}
+CODE_OF |= {
+    413: "INVALID_REQUEST",
+    415: "INVALID_REQUEST",
+    422: "INVALID_REQUEST",
+    503: "MODEL_UNAVAILABLE",
+    504: "TIMED_OUT",
+}
 ABOUT = """
 
-Every error, whatever its status, has the envelope of `ErrorResponse`, with a code of: {codes}. A method that
-a path does not take is 405, with `Allow`. Where the API asks for a key or a signature, a call without one is 403."""
+Every error, whatever its status, has the envelope of `ErrorResponse` (below `/v1` OpenAI's), with a code of: {codes}. A
+method that a path does not take is 405, with `Allow`. Where the API asks for a key or a signature, a call without one
+is 403."""
 QUALITY_NEEDS_A_USE = {
     "anyOf": [
         {"properties": {"quality": {"type": "null"}}},
+        {"properties": {"output_format": {"enum": ["jpeg", "webp"]}}, "required": ["output_format"]},
+    ]
+}
+COMPRESSION_NEEDS_A_USE = {
+    "anyOf": [
+        {"properties": {"output_compression": {"type": "null"}}},
         {"properties": {"output_format": {"enum": ["jpeg", "webp"]}}, "required": ["output_format"]},
     ]
 }
@@ -107,12 +125,22 @@ def answers(
     return dict(sorted(made.items()))
 
 
+def in_openais_words(responses: dict[int, Any]) -> dict[int, Any]:
+    """The same responses with their envelope of errors."""
+    for code, made in responses.items():
+        if code >= 400:
+            example = examples.openai_error(CODE_OF[code], made["description"])
+            made.update(_answer(made["description"], OpenAiError, example, "application/json"))
+    return responses
+
+
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Powertools' document with what it lacks, and without what is wrong in it. Changes it in place."""
     _, schemas = models_json_schema([(one, "validation") for one in CONTRACTS], ref_template=COMPONENT)
     # Powertools writes limits as floats, which made the largest seed one too large, and adds responses of its own.
     asked = {**copy.deepcopy(schemas["$defs"][ANSWERED]), "allOf": [QUALITY_NEEDS_A_USE, STRENGTH_NEEDS_A_USE]}
-    document["components"]["schemas"] = {**schemas["$defs"], ASKED: asked}
+    as_openai = schemas["$defs"]["ImagesRequest"] | {"allOf": [COMPRESSION_NEEDS_A_USE]}
+    document["components"]["schemas"] = {**schemas["$defs"], ASKED: asked, "ImagesRequest": as_openai}
     document["components"]["securitySchemes"] = {
         "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "Where the API asks for one"}
     }
@@ -123,6 +151,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     }
     document["tags"] = [
         {"name": "Tasks", "description": "Requests for images, from the question to the picture"},
+        {"name": "OpenAI", "description": "The same for clients of OpenAI's images API, with its errors"},
         {"name": "Service", "description": "What this deployment can do"},
     ]
     document["paths"] = {path: document["paths"][path] for path in PATHS if path in document["paths"]}  # in our order
@@ -145,6 +174,9 @@ def limit_to_model(document: dict[str, Any], card: ModelCard) -> dict[str, Any]:
     document = copy.deepcopy(document)
     whole = document["components"]["schemas"][ASKED]
     whole["required"] = [*whole["required"], *card.required]
+    as_openai = document["components"]["schemas"]["ImagesRequest"]["properties"]
+    as_openai["model"] = {"enum": [card.id, None], "description": as_openai["model"]["description"]}
+    _number(as_openai["n"])["maximum"] = card.limits.num_images if "num_images" in card.parameters else 1
     asked, limits = whole["properties"], card.limits
     for name in OPTIONAL:
         if name not in card.parameters:

@@ -117,6 +117,7 @@ RESULT: dict[str, Any] = {
     },
     "batch_size": 1,
     "cold_start": False,
+    "purged": False,
     "expires_at": "2026-03-02T12:00:00Z",
 }
 UPLOAD: dict[str, Any] = {
@@ -172,3 +173,25 @@ MODELS: dict[str, Any] = {
 def error(code: str, message: str) -> dict[str, Any]:
     """An ErrorResponse."""
     return {"error": {"code": code, "message": message, "details": []}}
+
+
+IMAGES_REQUESTS: dict[str, Any] = {
+    "example": {"summary": "One picture", "value": {"prompt": "a red apple on a blue background", "size": "64x64"}},
+}
+IMAGES: dict[str, Any] = {
+    "created": 1767225600,
+    "data": [{"url": "https://darkroom-images.s3.eu-central-1.amazonaws.com/tasks/apple-1/1/0.png?X-Amz-Signature=00"}],
+    "output_format": "png",
+    "size": "64x64",
+    "task_id": "apple-1",
+}
+OPENAI_MODELS: dict[str, Any] = {
+    "object": "list",
+    "data": [{"id": "built-in", "object": "model", "created": 0, "owned_by": "darkroom"}],
+}
+
+
+def openai_error(code: str, message: str) -> dict[str, Any]:
+    """In OpenAI's envelope."""
+    kind = "invalid_request_error" if code == "INVALID_REQUEST" else "server_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -17,8 +17,9 @@ from aws_lambda_powertools.event_handler.openapi.params import Body, Header, Pat
 from .. import __doc__ as summary
 from . import described, examples
 from .card import ModelCard
-from .described import Described, answers, link
+from .described import Described, answers, in_openais_words, link
 from .ids import TASK_ID
+from .openai import ImagesRequest, ImagesResponse, OpenAiModels
 from .paging import CURSOR, MAX_PAGE, MAX_TAG, MAX_WAIT
 from .request import GenerationRequest
 from .responses import (
@@ -167,7 +168,7 @@ def result(
         TaskResponse,
         examples.CANCELLED,
         _404="No such task",
-        _409="It has completed or failed",
+        _409="It has completed or failed; or, with `purge=1`, has not ended",
         _422="Invalid query",
         _503="S3 failed",
     ),
@@ -177,6 +178,9 @@ def cancel(
     unseen: Annotated[
         str | None,
         Query(pattern="^[01]$", description="1: also a message to SQS that no worker has read yet"),
+    ] = None,
+    purge: Annotated[
+        str | None, Query(pattern="^[01]$", description="1: of a task that has ended, deletes images and prompt")
     ] = None,
 ) -> TaskResponse: ...
 
@@ -225,6 +229,44 @@ def models() -> ModelsResponse: ...
     responses=answers(200, "Health", HealthResponse, examples.HEALTH),
 )
 def health() -> HealthResponse: ...
+
+
+@app.post(
+    "/v1/images/generations",
+    operation_id="images",
+    summary="Images, as OpenAI's clients ask for them",
+    description="Submits a task, waits for it and answers. With an `Idempotency-Key`, which names the task, a call "
+    "that is repeated draws nothing twice.",
+    tags=["OpenAI"],
+    responses=in_openais_words(
+        answers(
+            200,
+            "The images",
+            ImagesResponse,
+            examples.IMAGES,
+            headers=None,
+            also=None,
+            links={"result": link("result", "The task", task_id="$response.body#/task_id")},
+            _409="The key names another request, or the task was cancelled",
+            _413="More than 256 KB; or images too large for `b64_json`",
+            _504="The task goes on: ask again with the same key",
+            **DOOR,
+        )
+    ),
+)
+def images(
+    body: Annotated[ImagesRequest, Body(openapi_examples=examples.IMAGES_REQUESTS)], idempotency_key: Key = None
+) -> ImagesResponse: ...
+
+
+@app.get(
+    "/v1/models",
+    operation_id="openai_models",
+    summary="The model's name, as OpenAI's clients ask for it",
+    tags=["OpenAI"],
+    responses=in_openais_words(answers(200, "The one that there is", OpenAiModels, examples.OPENAI_MODELS)),
+)
+def openai_models() -> OpenAiModels: ...
 
 
 @app.get(

@@ -10,6 +10,8 @@ PATHS: dict[str, tuple[str, ...]] = {
     "/results/{task_id}": ("GET", "DELETE"),
     "/models": ("GET",),
     "/health": ("GET",),
+    "/v1/images/generations": ("POST",),
+    "/v1/models": ("GET",),
     "/openapi.json": ("GET",),
     "/docs": ("GET",),
     "/": ("GET",),

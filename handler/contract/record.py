@@ -173,6 +173,7 @@ class Record(Kept):
     timings: Timings | None = None
     batch_size: int | None = None
     cold_start: bool | None = None
+    purged: bool = Field(False, description="Whether its caller had what was asked for and drawn deleted")
     expires_at: When
 
     def to_json(self) -> bytes:

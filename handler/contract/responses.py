@@ -106,6 +106,7 @@ class ResultResponse(Contract):
     timings: Timings | None
     batch_size: int | None
     cold_start: bool | None
+    purged: bool = Field(description="Whether its prompt and images were deleted (`?purge=1`)")
     expires_at: When
 
 

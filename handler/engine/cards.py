@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..contract.card import ARGUMENTS, TUTORIAL, Defaults, Limits, ModelCard
+from ..contract.card import ARGUMENTS, TUTORIAL, Compiled, Defaults, Limits, ModelCard
 from ..contract.health import card_beside
 from ..errors import ModelUnavailable
 from ..logs import logger
@@ -53,11 +53,13 @@ def card_of(pipe: Any, name: str, revision: str | None, dtype: str, overrides: d
         limits=Limits.model_validate(limits | overrides.get("limits", {})),
         size_multiple=size_multiple(pipe, denoiser),
         sizes=own,
+        compiled=Compiled.model_validate(overrides["compiled"]) if "compiled" in overrides else None,
     )
 
 
 def read_overrides(model: Path) -> dict[str, Any]:
-    """``defaults`` and ``limits`` of the card next to the weights, which go before those derived from the pipeline.
+    """What the card next to the weights says of ``defaults``, ``limits`` and ``compiled``; the first two go before what
+    the pipeline says.
 
     A card that cannot be read, as an interrupted command may leave it, is named in the log and counts as none.
     """
@@ -66,7 +68,7 @@ def read_overrides(model: Path) -> dict[str, Any]:
         return {}
     try:
         card = {**json.loads(file.read_text())}
-        return {name: dict(card[name]) for name in ("defaults", "limits") if name in card}
+        return {name: dict(card[name]) for name in ("defaults", "limits", "compiled") if card.get(name) is not None}
     except (OSError, ValueError, TypeError) as fault:
         logger.warning("the model's card cannot be read and is left aside", file=str(file), fault=str(fault))
         return {}

@@ -69,9 +69,18 @@ def name_of(engine: PipelineEngine, settings: Settings) -> str:
 
 
 def read(name: str, settings: Settings) -> Proof | None:
-    """What was kept under this name; None if there is nothing, or nothing that can be read."""
+    """What was kept under this name, in ``CACHE_DIR`` or in a folder ``proofs`` beside the model's weights, where an
+    image brings it or S3. None if there is nothing, or nothing that can be read.
+    """
+    cache = Path(settings.cache_dir)
+    beside = [Path(settings.model_source), *(one.parent for one in cache.glob(f"*/{FOLDER}"))]
+    found = (_read(Path(place, FOLDER, f"{name}.json")) for place in (cache, *beside))
+    return next(filter(None, found), None)
+
+
+def _read(file: Path) -> Proof | None:
     try:
-        found = json.loads(_file(name, settings).read_text())
+        found = json.loads(file.read_text())
         measured, choice = Measured.read(found["measured"]), Choice(**found["choice"])
         return Proof(str(found["alone"]), int(found["capacity"]), measured, choice, bool(found["decodes"]))
     except (OSError, ValueError, KeyError, TypeError):

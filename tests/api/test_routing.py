@@ -67,12 +67,15 @@ def test_every_path_has_its_handler(submit: Submit, status: Status) -> None:
     assert served == {f"{method} {path}" for path, methods in PATHS.items() for method in methods}
 
 
-@pytest.mark.parametrize(
-    "path", ["/nothing", "/results/", "/results/a/b", "/generate/", "/generate/a/b", "//health", ""]
-)
+@pytest.mark.parametrize("path", ["/nothing", "/results/a/b", "/results//", "/generate/a/b", "//health", ""])
 def test_nothing_there(status: Status, path: str) -> None:
     assert envelope(status.handle(http_event("GET", path), None)) == (404, "NOT_FOUND")
     assert envelope(status.handle(http_event("OPTIONS", path), None)) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("path", ["/health/", "/results/", "/"])
+def test_a_slash_at_the_end_is_forgiven(status: Status, path: str) -> None:
+    assert status.handle(http_event("GET", path), None)["statusCode"] == 200
 
 
 @pytest.mark.parametrize("version", VERSIONS)

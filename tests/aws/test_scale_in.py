@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from handler.aws import scale_in
 from handler.aws.scale_in import ScaleInProtection
 from handler.settings import Settings
 
@@ -66,7 +67,7 @@ def test_ecs_hears_when_work_begins_and_ends(agent: str) -> None:
     protection.stop()
     path = "/api/some-task/task-protection/v1/state"
     assert [
-        (path, {"ProtectionEnabled": True, "ExpiresInMinutes": 10}),
+        (path, {"ProtectionEnabled": True, "ExpiresInMinutes": 5}),
         (path, {"ProtectionEnabled": False}),
     ] == HEARD
 
@@ -80,6 +81,41 @@ def test_what_ecs_did_not_take_is_told_again(agent: str, answer: tuple[int, dict
     time.sleep(0.1)
     protection.stop()
     assert len(HEARD) == 2
+
+
+def test_an_update_under_full_load_ends(agent: str) -> None:
+    """ECS stops a task of the old version whenever it is not protected; five workers are never idle."""
+    workers = [
+        ScaleInProtection(
+            Settings(ecs_agent_uri=f"{agent}/{name}"), lambda: True, every=0.01, protected_for=0.2, open_for=0.1
+        )
+        for name in "abcde"
+    ]
+    for worker in workers:
+        worker.start()
+    protected: dict[str, bool] = {}
+    running = set("abcde")
+    until(lambda: len(HEARD) >= len(running))
+    began = time.monotonic()
+    while running:
+        assert time.monotonic() - began < 5, "the update does not end"
+        for path, state in HEARD:
+            protected[path.split("/")[3]] = state["ProtectionEnabled"]
+        running -= {name for name in running if not protected[name]}
+        time.sleep(0.01)
+    for worker in workers:
+        worker.stop()
+
+
+def test_a_busy_worker_is_protected_most_of_the_time(agent: str) -> None:
+    protection = ScaleInProtection(
+        Settings(ecs_agent_uri=agent), lambda: True, every=0.01, protected_for=0.2, open_for=0.05
+    )
+    protection.start()
+    until(lambda: len(HEARD) == 5)
+    protection.stop()
+    assert [state["ProtectionEnabled"] for _, state in HEARD] == [True, False, True, False, True]
+    assert scale_in.OPEN_FOR < scale_in.PROTECTED_FOR < scale_in.EXPIRES_MINUTES * 60
 
 
 def test_outside_ecs_nobody_is_told() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import schemathesis
 
-WHOLE = ("num_inference_steps", "seed", "width", "height", "num_images", "quality")
+WHOLE = ("num_inference_steps", "seed", "width", "height", "num_images", "quality", "n", "output_compression")
 
 
 @schemathesis.hook
@@ -17,6 +18,12 @@ def filter_case(context: Any, case: Any) -> bool:
     body = case.body if isinstance(case.body, dict) else {}
     key = next((value for name, value in (case.headers or {}).items() if name.lower() == "idempotency-key"), None)
     if any(isinstance(body.get(name), float) and body[name].is_integer() for name in WHOLE):
+        return False
+    if (size := re.fullmatch(r"(\d+)x(\d+)", str(body.get("size")))) and not all(
+        32 <= int(side) <= 128 for side in size.groups()
+    ):
+        return False  # a string's limits, which no schema can say
+    if size and any(int(side) % 8 for side in size.groups()):
         return False
     named = body.get("task_id")
     return key is None or named is None or named == key

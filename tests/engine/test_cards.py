@@ -29,6 +29,15 @@ def test_only_defaults_and_limits_are_taken(tmp_path: Path) -> None:
     assert read_overrides(tmp_path) == {"defaults": {"num_inference_steps": 4}}
 
 
+def test_what_compiling_did_stays_on_the_card(tmp_path: Path) -> None:
+    measured = {"device": "a GPU", "dtype": "float16", "time": 0.8, "psnr": 45.5}
+    (tmp_path / "model_card.json").write_text(json.dumps({"compiled": measured}))
+    made = card(family("StableDiffusionPipeline"), **read_overrides(tmp_path))
+    assert made.compiled is not None
+    assert made.compiled.model_dump() == measured
+    assert card(family("StableDiffusionPipeline")).compiled is None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"defaults": 5}', '{"limits": "many"}'])
 def test_a_broken_one_is_named_and_left_aside(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     """As ``darkroom card > model_card.json`` left it, which emptied the file before it read it."""

@@ -153,6 +153,16 @@ def test_what_cannot_be_read_is_as_if_it_were_not_there(settings: Settings, tmp_
     assert kept.read("another", settings) is None
 
 
+@pytest.mark.parametrize("place", ["model", "cache/0123456789abcdef"])
+def test_proofs_beside_the_weights_are_read_as_well(settings: Settings, tmp_path: Path, place: str) -> None:
+    """As an image that was built on such a device brings them, or S3."""
+    proof = kept.Proof("", 4, None, Choice(graphs=True))
+    kept.keep("one", proof, replace(settings, cache_dir=str(tmp_path / place)))
+    other = replace(settings, cache_dir=str(tmp_path / "cache"), model_id=str(tmp_path / "model"))
+    assert kept.read("one", other) == proof
+    assert kept.read("two", other) is None
+
+
 def test_where_nothing_can_be_written_it_starts_all_the_same(
     start: Callable[..., PipelineEngine], proofs: list[str], tmp_path: Path
 ) -> None:

@@ -51,6 +51,13 @@ def image_of_a_folder(image: Image) -> Iterator[Image]:
             yield made
 
 
+@pytest.fixture(scope="session")
+def light(image: Image) -> Iterator[Image]:
+    """What answers callers, out of the same cache."""
+    with built(NAME + "-light", TARGET="light") as made:
+        yield made
+
+
 @contextmanager
 def built(name: str, **environ: str) -> Iterator[Image]:
     build("image.sh", ENGINE="buildah", BASE=BASE, NAME=name, **environ)

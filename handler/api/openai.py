@@ -1,0 +1,147 @@
+"""OpenAI's images API: submits a task, waits for it, and answers in their words. No torch.
+
+Their client repeats calls that it finds too slow, as new ones. So an answer of which the task is known tells it not to
+(``X-Should-Retry``, as their clients read it), and a call with an ``Idempotency-Key`` is the same task's, however often
+it comes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..contract.openai import ImagesRequest, ImagesResponse, OpenAiImage, OpenAiModel, OpenAiModels
+from ..contract.record import Record
+from ..contract.request import json_object, validated
+from ..contract.statuses import TERMINAL
+from ..errors import (
+    Cancelled,
+    DarkroomError,
+    FieldError,
+    Internal,
+    InvalidRequest,
+    OutOfMemory,
+    OutOfTime,
+    RetriesExhausted,
+    TimedOut,
+    TooLarge,
+    UnsafeContent,
+)
+from .calls import json_body, trace_header
+from .freshness import poll_intervals
+from .openai_errors import envelope
+from .routing import Call, Reply, json_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..aws.store import TaskStore
+
+NAMES = {"num_images": "n", "width": "size", "height": "size", "quality": "output_compression", "tags": "user"}
+"""Our fields by theirs."""
+NOT_AGAIN = {"X-Should-Retry": "false"}
+MARGIN = 2.0
+"""Seconds that the wait leaves of an invocation's time."""
+FAULTS: dict[str, type[DarkroomError]] = {
+    "CANCELLED": Cancelled,
+    "OUT_OF_MEMORY": OutOfMemory,
+    "RETRIES_EXHAUSTED": RetriesExhausted,
+    "TIMED_OUT": OutOfTime,
+    "UNSAFE_CONTENT": UnsafeContent,
+}
+"""What tasks end by."""
+MOST_BASE64 = 4 * 1024 * 1024
+"""Bytes of images that fit, as base64, into an answer of Lambda's."""
+
+
+class Submits(Protocol):
+    """What of :class:`.submission.Submit` is used."""
+
+    def submit(self, body: str | bytes, key: str | None = None, *, trace: str | None = None) -> Record:
+        """Records and queues a task."""
+
+
+class Images:
+    """``POST /v1/images/generations`` for one tenant's tasks. ``model``: the deployment's own; ``wait``: seconds."""
+
+    def __init__(
+        self,
+        submits: Submits,
+        store: TaskStore,
+        model: str,
+        wait: float,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._submits, self._store, self._model, self._wait = submits, store, model, wait
+        self._sleep, self._monotonic = sleep, monotonic
+
+    def serve(self, call: Call) -> Reply:
+        """Raises as ``submit`` does. Once there is a task every fault is answered here."""
+        asked = validated(ImagesRequest, json_object(json_body(call)))
+        if asked.model not in {None, self._model}:
+            raise InvalidRequest([FieldError("model", f"there is no model {asked.model}; it is {self._model}")])
+        body = json.dumps(asked.generation())
+        try:
+            record = self._submits.submit(body, call.headers.get("Idempotency-Key"), trace=trace_header(call))
+        except InvalidRequest as fault:
+            raise InvalidRequest(
+                [FieldError(NAMES.get(one.field, one.field), one.message) for one in fault.details]
+            ) from fault
+        try:
+            ended = self._ended(record, min(self._wait, call.seconds_left - MARGIN))
+            return json_reply(200, self._answer(ended, asked).model_dump(mode="json", exclude_none=True))
+        except DarkroomError as fault:
+            return json_reply(fault.http_status, envelope(fault), NOT_AGAIN)
+
+    def _ended(self, record: Record, wait: float) -> Record:
+        """The task's record once it has completed. Raises TimedOut, which names it, and what it ended by."""
+        until = self._monotonic() + wait
+        for pause in poll_intervals():
+            left = until - self._monotonic()
+            if record.status in TERMINAL:
+                break
+            if left <= 0:
+                again = f"ask again with the Idempotency-Key {record.task_id}, or at /results/{record.task_id}"
+                raise TimedOut(f"task {record.task_id} is {record.status} and goes on: {again}")
+            self._sleep(min(pause, left))
+            stored = self._store.read(record.task_id)
+            record = Record.from_json(stored.body) if stored else record
+        if record.status != "completed":
+            raise _fault_of(record)
+        return record
+
+    def _answer(self, record: Record, asked: ImagesRequest) -> ImagesResponse:
+        kept = [image for image in record.images if image.key]
+        inline = asked.response_format == "b64_json"
+        if inline and sum(image.bytes for image in kept) > MOST_BASE64:
+            fault = f"the images have more than {MOST_BASE64} bytes: ask for url; they are at /results/{record.task_id}"
+            raise TooLarge([FieldError("response_format", fault)])
+        data = [
+            OpenAiImage(b64_json=base64.b64encode(self._store.read_image(image.key)).decode())
+            if inline
+            else OpenAiImage(url=self._store.presign(image.key))
+            for image in kept
+        ]
+        first = kept[0] if kept else None
+        return ImagesResponse(
+            created=int(record.created_at.timestamp()),
+            data=data,
+            output_format=record.request.output_format if record.request else "png",
+            size=f"{first.width}x{first.height}" if first else None,
+            task_id=record.task_id,
+        )
+
+
+def _fault_of(record: Record) -> DarkroomError:
+    reason = record.error.message if record.error else f"it is {record.status}"
+    code = record.error.code if record.error else record.status.upper()
+    return FAULTS.get(code, Internal)(f"task {record.task_id}: {reason}")
+
+
+def models(name: str) -> dict[str, Any]:
+    """``GET /v1/models``: the one that there is."""
+    return OpenAiModels(data=[OpenAiModel(id=name)]).model_dump(mode="json")

@@ -1,0 +1,142 @@
+"""OpenAI's own client against the API over HTTP, and what it is answered where something is wrong."""
+
+from __future__ import annotations
+
+import base64
+import io
+import urllib.request
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+from PIL import Image
+
+from handler.contract.record import Record
+from handler.errors import UnsafeContent
+
+from ..service import api, worker
+from ..support import answer_of, http_event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from handler.api.submission import Submit
+    from handler.aws.queue import TaskQueue
+    from handler.aws.store import TaskStore
+    from handler.settings import Settings
+
+    from ..service import Running
+    from ..support import PlainEngine
+
+PATH = "/v1/images/generations"
+
+
+@pytest.fixture
+def served(settings: Settings, store: TaskStore, queue: TaskQueue) -> Iterator[Running]:
+    with api(replace(settings, openai_wait=8.0), store, queue) as running:
+        yield running
+
+
+@pytest.fixture
+def drawn(settings: Settings, store: TaskStore, queue: TaskQueue, plain: PlainEngine) -> Iterator[PlainEngine]:
+    with worker(settings, store, queue, plain):
+        yield plain
+
+
+@pytest.fixture
+def client(served: Running) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="any")
+
+
+def test_a_picture_in_three_lines(client: openai.OpenAI, drawn: PlainEngine) -> None:
+    answer = client.images.generate(model="built-in", prompt="a red apple", size="64x64")
+    assert answer.data is not None
+    assert answer.data[0].url is not None
+    with urllib.request.urlopen(answer.data[0].url) as reply:
+        assert Image.open(io.BytesIO(reply.read())).size == (64, 64)
+    assert (answer.size, answer.output_format) == ("64x64", "png")
+
+
+def test_several_by_base64(client: openai.OpenAI, drawn: PlainEngine) -> None:
+    answer = client.images.generate(
+        prompt="a fox", n=2, response_format="b64_json", output_format="jpeg", output_compression=80
+    )
+    assert answer.data is not None
+    pictures = [Image.open(io.BytesIO(base64.b64decode(one.b64_json or ""))) for one in answer.data]
+    assert [one.format for one in pictures] == ["JPEG", "JPEG"]
+    assert answer.data[0].url is None
+
+
+def test_the_model_is_listed(client: openai.OpenAI) -> None:
+    assert [one.id for one in client.models.list().data] == ["built-in"]
+
+
+def test_the_user_is_a_tag(client: openai.OpenAI, drawn: PlainEngine, served: Running) -> None:
+    answer = client.images.generate(prompt="a fox", user="somebody")
+    with urllib.request.urlopen(f"{served.url}/results/{answer.task_id}") as reply:  # type: ignore[attr-defined]
+        assert b'"tags": ["somebody"]' in reply.read()
+
+
+@pytest.mark.parametrize(
+    ("asked", "param", "words"),
+    [
+        ({"model": "dall-e-3"}, "model", "there is no model dall-e-3; it is built-in"),
+        ({"n": 20}, "n", "less than or equal to 8"),
+        ({"size": "100x100"}, "size", "100 is not a multiple of 8"),
+        ({"size": "large"}, "size", "should match pattern"),
+        ({"style": "vivid"}, "style", "unknown field"),
+        ({"quality": "hd"}, "quality", "unknown field"),
+        ({"output_compression": 50}, "output_compression", "png has none"),
+        ({"prompt": ""}, "prompt", "at least 1 character"),
+    ],
+)
+def test_what_has_no_meaning_here_is_refused_by_name(
+    client: openai.OpenAI, store: TaskStore, asked: dict[str, Any], param: str, words: str
+) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.images.generate(**{"prompt": "a fox", **asked})
+    assert refused.value.param == param
+    assert words in str(refused.value)
+    assert refused.value.code == "INVALID_REQUEST"
+    assert refused.value.type == "invalid_request_error"
+    assert list(store.newest(10, None)[0]) == [], "nothing was queued"
+
+
+def test_one_that_is_too_slow_names_its_task_and_is_not_drawn_twice(
+    settings: Settings, store: TaskStore, queue: TaskQueue
+) -> None:
+    """Their client repeats a 504 as a new call, unless it is told not to."""
+    with api(replace(settings, openai_wait=1.0), store, queue) as running:
+        slow = openai.OpenAI(base_url=f"{running.url}/v1", api_key="any")
+        with pytest.raises(openai.InternalServerError) as late:
+            slow.images.generate(prompt="a fox")
+        assert late.value.status_code == 504
+        assert late.value.code == "TIMED_OUT"
+        (task,), _ = store.newest(10, None)
+        assert len(running.flaky.calls("POST")) == 1
+        assert Record.from_json(task.body).task_id in str(late.value)
+        with pytest.raises(openai.InternalServerError):
+            slow.images.generate(prompt="an owl", extra_headers={"Idempotency-Key": "owl-1"})
+        with pytest.raises(openai.InternalServerError):
+            slow.images.generate(prompt="an owl", extra_headers={"Idempotency-Key": "owl-1"})
+        assert len(store.newest(10, None)[0]) == 2, "the same key, the same task"
+
+
+def test_what_a_task_ends_by(client: openai.OpenAI, drawn: PlainEngine) -> None:
+    drawn.fault = UnsafeContent("the model's safety checker refused the picture")
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.images.generate(prompt="a fox")
+    assert refused.value.code == "UNSAFE_CONTENT"
+    assert "safety checker" in str(refused.value)
+
+
+def test_errors_of_the_path_are_in_their_envelope(submit: Submit) -> None:
+    status, answer = answer_of(submit.handle(http_event("GET", PATH), None))
+    assert (status, answer["error"]["type"]) == (405, "invalid_request_error")
+    status, answer = answer_of(submit.handle(http_event("POST", "/v1/nothing", body="{}"), None))
+    assert (status, answer["error"]["code"]) == (404, "NOT_FOUND")
+    status, answer = answer_of(submit.handle(http_event("POST", PATH, body="{"), None))
+    assert (status, answer["error"]["param"]) == (422, "body")
+    status, answer = answer_of(submit.handle(http_event("POST", "/nothing", body="{}"), None))
+    assert "details" in answer["error"], "elsewhere ours"
