@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .api.routing import is_http
 from .api.submission import build
 from .logs import warm
 
@@ -15,4 +16,4 @@ app = warm(build)
 
 def handle(event: Event, context: Any) -> LambdaResponse:
     """Serves an API Gateway event, in either payload format."""
-    return app().handle(event, context)
+    return app().handle(event, context) if is_http(event) else {}

@@ -45,6 +45,7 @@ ADDED: dict[str, Any] = {
     "saved_step": 0,
     "warnings": [],
     "purged": False,
+    "body": None,
 }
 """Fields that records of release 0.1.0 lack."""
 MAX_PAGE_BYTES = 3_900_000

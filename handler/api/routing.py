@@ -33,6 +33,14 @@ Route = Callable[..., "Reply"]
 """Takes the Call, and the path's variables as keyword arguments."""
 
 
+def is_http(event: Event) -> bool:
+    """Whether it is a request. What else comes (a schedule's test, a warm-up) is told in the log and does nothing."""
+    if "httpMethod" in event or event.get("version") == "2.0":
+        return True
+    logger.info("an event that is none of ours", keys=sorted(map(str, event))[:8])
+    return False
+
+
 class Call:
     """An HTTP request, from a REST API's event (payload 1.0) or that of an HTTP API or function URL (2.0)."""
 

@@ -16,6 +16,7 @@ from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ..errors import ServiceFault, SettingsError
+from ..logs import logger
 from .endpoints import client
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_VISIBILITY = 12 * 3600
 LONG_POLL = 20
+SQS = "aws:sqs"
 TENANT = "tenant"
 """The message attribute that names the task's tenant; without it the task belongs to no tenant."""
 STALE_HANDLE = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
@@ -154,7 +156,13 @@ class TaskQueue:
 
 
 def messages_of(event: dict[str, Any]) -> list[Message]:
-    """The messages of a Lambda SQS event."""
+    """The messages of a Lambda SQS event. Of an event that is none (a schedule's test, a warm-up) there are none: the
+    log says what it was.
+    """
+    records = event.get("Records")
+    if not isinstance(records, list) or any(one.get("eventSource", SQS) != SQS for one in records):
+        logger.info("an event that is none of ours", keys=sorted(map(str, event))[:8])
+        return []
     return [
         Message(
             record.message_id,

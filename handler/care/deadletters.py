@@ -20,6 +20,7 @@ from ..contract.request import Parsed
 from ..errors import Conflict, DarkroomError, Finished, Held, InvalidRequest, RetriesExhausted, ServiceFault
 from ..logs import logger
 from ..task import limits, moves
+from ..task.envelopes import beginning
 from ..task.messages import Asked, asked_by
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class DeadLetters:
         try:
             asked = asked_by(message)
         except InvalidRequest as fault:
-            asked = Asked(message.message_id, None, parsed=Parsed(None, fault.details, None))
+            asked = Asked.unnamed(message, parsed=Parsed(None, fault.details, None))
         store, now = self._store.for_tenant(asked.tenant), self._now()
         stored = store.read(asked.task_id)
         if stored is None:
@@ -131,7 +132,8 @@ class DeadLetters:
     def _refuse(self, store: TaskStore, message: Message, fault: Conflict) -> None:
         """Under the message's own id, where its sender looks: its name is another request's."""
         if store.read(message.message_id) is None:
-            record = moves.reject(message.message_id, fault, self._now(), self._keep, store.tenant)
+            body = beginning(message.body)
+            record = moves.reject(message.message_id, fault, self._now(), self._keep, store.tenant, body)
             store.announce(record)
             store.create(record)
             store.close(record.task_id)
@@ -146,7 +148,7 @@ class DeadLetters:
         now = self._now()
         if asked.parsed.request is None:
             fault = RetriesExhausted("given up: the message holds no valid request, and no worker could say so")
-            return moves.reject(asked.task_id, fault, now, self._keep, tenant)
+            return moves.reject(asked.task_id, fault, now, self._keep, tenant, asked.body)
         sent_at = message.sent_at(now)
         keep = self._keep + (now - sent_at)
         return moves.create(asked.task_id, asked.parsed.request, self._new_seed(), sent_at, keep, tenant)

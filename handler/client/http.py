@@ -117,7 +117,10 @@ class HttpService:
 
 
 def _part(task_id: str) -> str:
-    """A task_id as a path segment: ``/`` and dot segments are escaped, or they would change the path. Raises NotFound."""
+    """A task_id as a path segment: ``/`` and dot segments are escaped, or they would change the path.
+
+    Raises NotFound.
+    """
     if not task_id:
         raise NotFound("there is no task ''")  # the path would be that of all tasks
     return "%2E" * len(task_id) if task_id.strip(".") == "" else quote(task_id, safe="")

@@ -118,6 +118,7 @@ RESULT: dict[str, Any] = {
     "batch_size": 1,
     "cold_start": False,
     "purged": False,
+    "body": None,
     "expires_at": "2026-03-02T12:00:00Z",
 }
 UPLOAD: dict[str, Any] = {

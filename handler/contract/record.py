@@ -150,6 +150,7 @@ class Record(Kept):
     status: Status
     sequence: int
     request: KeptRequest | None = Field(None, description="None where the message held no valid request")
+    body: str | None = Field(None, description="What such a message held, its first 4 KB")
     origin: TaskId | None = Field(None, description="The task that this one repeats")
     fingerprint: str | None = None
     model: ModelRef | None = None

@@ -87,6 +87,7 @@ class ResultResponse(Contract):
     sequence: int
     origin: str | None = Field(description="The task that this one repeats")
     request: GenerationRequest | None
+    body: str | None = Field(description="What a message held that was no valid request, its first 4 KB")
     model: ModelRef | None
     created_at: When
     started_at: When | None

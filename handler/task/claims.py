@@ -142,7 +142,7 @@ class Claims:
         store = self._store.for_tenant(asked.tenant)
         stored = store.read(asked.task_id)
         if stored is None:
-            record = moves.reject(asked.task_id, fault, self._now(), self._keep, store.tenant)
+            record = moves.reject(asked.task_id, fault, self._now(), self._keep, store.tenant, asked.body)
             store.announce(record)
             store.create(record)
             store.close(record.task_id)

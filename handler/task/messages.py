@@ -10,6 +10,7 @@ from ..contract.ids import TENANT
 from ..contract.pointer import pointer_in
 from ..contract.request import Parsed, parse
 from ..errors import Conflict, FieldError, Finished, InvalidRequest
+from .envelopes import beginning, unwrapped
 
 if TYPE_CHECKING:
     from ..aws.queue import Message
@@ -18,14 +19,25 @@ if TYPE_CHECKING:
     from ..contract.request import CardChecks
 
 
+NOTHING = Parsed(None, (), None)
+
+
 @dataclass(frozen=True)
 class Asked:
-    """``pointer``: the message is Darkroom's own, and the record tells the request. Else ``parsed`` does."""
+    """``pointer``: the message is Darkroom's own, and the record tells the request. Else ``parsed`` does, and ``body``
+    is the beginning of what the message held.
+    """
 
     task_id: str
     tenant: str | None
     pointer: Pointer | None = None
-    parsed: Parsed = Parsed(None, (), None)
+    parsed: Parsed = NOTHING
+    body: str = ""
+
+    @classmethod
+    def unnamed(cls, message: Message, tenant: str | None = None, parsed: Parsed = NOTHING) -> Asked:
+        """By a message whose task can have no name but the message's own."""
+        return cls(message.message_id, tenant, parsed=parsed, body=beginning(message.body))
 
     @property
     def send(self) -> int:
@@ -46,7 +58,8 @@ class Asked:
 
 
 def asked_by(message: Message, card: CardChecks | None = None) -> Asked:
-    """Reads a message; a request is checked against the ``card`` of the model that will run it, where it is known.
+    """Reads a message, and what it holds in envelopes of other services. A request is checked against the ``card`` of
+    the model that will run it, where it is known.
 
     Raises InvalidRequest where no tenant can be called what the message names as one: no record may be written then
     but one under the message's own id, and without a tenant.
@@ -57,5 +70,6 @@ def asked_by(message: Message, card: CardChecks | None = None) -> Asked:
         raise InvalidRequest([FieldError("tenant", f"the message attribute must match {TENANT}")])
     if pointer:
         return Asked(pointer.task_id, tenant, pointer)
-    parsed = parse(message.body, card)
-    return Asked(parsed.task_id or message.message_id, tenant, parsed=parsed)
+    body = unwrapped(message.body)
+    parsed = parse(body, card)
+    return Asked(parsed.task_id or message.message_id, tenant, parsed=parsed, body=beginning(body))

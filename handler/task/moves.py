@@ -94,14 +94,17 @@ def create(
     )
 
 
-def reject(task_id: str, fault: DarkroomError, now: datetime, keep: timedelta, tenant: str | None = None) -> Record:
-    """A failed record for a message that cannot be served, so that its sender can read why."""
+def reject(
+    task_id: str, fault: DarkroomError, now: datetime, keep: timedelta, tenant: str | None = None, body: str = ""
+) -> Record:
+    """A failed record for a message that cannot be served, so that its sender can read why, with its ``body``."""
     return Record(
         task_id=task_id,
         tenant=tenant,
         status="failed",
         sequence=1,
         request=None,
+        body=body or None,
         error=error_info(fault),
         created_at=now,
         completed_at=now,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..contract.statuses import TERMINAL
 from ..errors import Conflict
@@ -21,4 +21,12 @@ def purge(record: Record) -> Record:
         raise Conflict(f"task {record.task_id} is {record.status}: cancel it first")
     if record.purged:
         return record
-    return record.next(purged=True, request=None, fingerprint=None, images=[], input=None, preview=None, warnings=[])
+    nothing: dict[str, Any] = {
+        "request": None,
+        "fingerprint": None,
+        "images": [],
+        "input": None,
+        "preview": None,
+        "body": None,
+    }
+    return record.next(**nothing, purged=True, warnings=[])

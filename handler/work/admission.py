@@ -64,4 +64,4 @@ class Admitted(Asked):
         """Raises Returned for a caller's own message, which tells its request itself."""
         if asked.pointer is None and asked.parsed.request is not None:
             admission.request(asked.parsed.request)
-        return cls(asked.task_id, asked.tenant, asked.pointer, asked.parsed, admission)
+        return cls(asked.task_id, asked.tenant, asked.pointer, asked.parsed, asked.body, admission)

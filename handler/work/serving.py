@@ -223,7 +223,7 @@ class Generate:
             asked = asked_by(message, engine.card)
         except InvalidRequest as fault:
             # Recorded under the message's own id and without a tenant: that cannot be anybody else's task.
-            return self._claims.reject(Asked(message.message_id, None), fault)
+            return self._claims.reject(Asked.unnamed(message), fault)
         try:
             self._draw(delivery, asked, engine)
         except Suspended as fault:
@@ -236,7 +236,7 @@ class Generate:
         except InvalidRequest as fault:
             self._claims.reject(asked, fault)
         except Conflict as fault:
-            self._claims.reject(Asked(message.message_id, asked.tenant), fault)
+            self._claims.reject(Asked.unnamed(message, asked.tenant), fault)
         except Finished as fault:
             logger.info("nothing to do", task_id=asked.task_id, fault=fault.message)
         except DarkroomError as fault:

@@ -1,0 +1,142 @@
+"""Requests in the envelopes of other services; what only looks like one is left as it is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from handler.contract.record import Record
+from handler.task.envelopes import MOST_KEPT, beginning, unwrapped
+
+from ..support import sqs_event
+
+if TYPE_CHECKING:
+    from handler.aws.store import TaskStore
+    from handler.work.serving import Generate
+
+REQUEST = '{"prompt": "fox", "task_id": "fox-1"}'
+
+
+def sns(message: str, **more: Any) -> str:
+    """As SNS documents it, without raw message delivery."""
+    return json.dumps(
+        {
+            "Type": "Notification",
+            "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
+            "TopicArn": "arn:aws:sns:us-west-2:123456789012:MyTopic",
+            "Subject": "My First Message",
+            "Message": message,
+            "Timestamp": "2012-05-02T00:54:06.655Z",
+            "SignatureVersion": "1",
+            "Signature": "EXAMPLEw6JRN",
+            "SigningCertURL": "https://sns.us-west-2.amazonaws.com/SimpleNotificationService.pem",
+            "UnsubscribeURL": "https://sns.us-west-2.amazonaws.com/?Action=Unsubscribe",
+            **more,
+        }
+    )
+
+
+def event(detail: Any, **more: Any) -> str:
+    """As EventBridge documents it."""
+    return json.dumps(
+        {
+            "version": "0",
+            "id": "6a7e8feb-b491-4cf7-a9f1-bf3703467718",
+            "detail-type": "picture wanted",
+            "source": "my.shop",
+            "account": "111122223333",
+            "time": "2017-12-22T18:43:48Z",
+            "region": "us-west-1",
+            "resources": [],
+            "detail": detail,
+            **more,
+        }
+    )
+
+
+def piped(body: str) -> str:
+    """As a pipe from a queue sends it on."""
+    return json.dumps({**sqs_event(body, ids=["m-0"])["Records"][0], "awsRegion": "us-east-1"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        REQUEST,
+        sns(REQUEST),
+        event(json.loads(REQUEST)),
+        piped(REQUEST),
+        sns(event(json.loads(REQUEST))),
+        piped(sns(REQUEST)),
+    ],
+    ids=["raw", "sns", "eventbridge", "pipe", "eventbridge-in-sns", "sns-in-pipe"],
+)
+def test_a_request_is_drawn_however_it_is_wrapped(generate: Generate, store: TaskStore, body: str) -> None:
+    assert generate.handle(sqs_event(body, ids=["m-1"]), None) == {"batchItemFailures": []}
+    stored = store.read("fox-1")
+    assert stored is not None
+    assert Record.from_json(stored.body).status == "completed"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        sns(REQUEST, Type="SubscriptionConfirmation"),
+        sns(REQUEST, prompt="fox"),
+        event(REQUEST),
+        event(json.loads(REQUEST), prompt="fox"),
+        '{"Message": "fox", "Type": "Notification"}',
+        "[]",
+        "{",
+        "fox",
+        "",
+        "[" * 5000,
+        "{" * 5000,
+    ],
+)
+def test_what_only_looks_like_one_is_left_as_it_is(body: str) -> None:
+    assert unwrapped(body) == body
+
+
+def test_wrapping_has_an_end() -> None:
+    deep = REQUEST
+    for _ in range(10):
+        deep = sns(deep)
+    assert unwrapped(deep).startswith('{"Type"')
+
+
+@pytest.mark.parametrize("body", ["no JSON at all", '{"prompt": 5}', '{"promt": "fox"}', sns("hello"), "ü" * 5000])
+def test_what_is_no_request_is_kept_in_the_failed_record(generate: Generate, store: TaskStore, body: str) -> None:
+    generate.handle(sqs_event(body, ids=["m-1"]), None)
+    stored = store.read("m-1")
+    assert stored is not None
+    record = Record.from_json(stored.body)
+    assert (record.status, record.body) == ("failed", beginning(unwrapped(body)))
+    assert len((record.body or "").encode()) <= MOST_KEPT
+
+
+def test_what_asks_for_the_name_of_another_is_kept_too(generate: Generate, store: TaskStore) -> None:
+    generate.handle(sqs_event(REQUEST, ids=["m-1"]), None)
+    other = '{"prompt": "owl", "task_id": "fox-1"}'
+    generate.handle(sqs_event(other, ids=["m-2"]), None)
+    stored = store.read("m-2")
+    assert stored is not None
+    assert Record.from_json(stored.body).body == other
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {},
+        {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}},
+        {"warmup": True},
+        {"Records": None},
+        {"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]},
+        {"Service": "Amazon S3", "Event": "s3:TestEvent"},
+    ],
+)
+def test_events_that_are_none_of_ours_do_nothing(generate: Generate, store: TaskStore, foreign: dict[str, Any]) -> None:
+    assert generate.handle(foreign, None) == {"batchItemFailures": []}
+    assert store.newest(10, None)[0] == []
