@@ -56,6 +56,8 @@ NOT_ON_LAMBDA = {
     "stop_file": "Lambda stops no worker",
     "spot_notices": "Lambda runs on no spot instance of ours",
     "cache_dir": "/tmp is the one place that can be written to",
+    "cors_origins": "API Gateway asks a browser's preflight for a key, and it has none: OPTIONS needs a method of its own",
+    "openai_wait": "its default is what API Gateway waits for",
     "darkroom_endpoint": "for callers",
     "darkroom_api_key": "for callers",
     "aws_region": "Lambda sets it",
