@@ -56,7 +56,7 @@ NOT_ON_LAMBDA = {
     "stop_file": "Lambda stops no worker",
     "spot_notices": "Lambda runs on no spot instance of ours",
     "cache_dir": "/tmp is the one place that can be written to",
-    "cors_origins": "API Gateway asks a browser's preflight for a key, and it has none: OPTIONS needs a method of its own",
+    "cors_origins": "API Gateway asks a browser's preflight, which has none, for a key: OPTIONS has no method yet",
     "openai_wait": "its default is what API Gateway waits for",
     "darkroom_endpoint": "for callers",
     "darkroom_api_key": "for callers",
