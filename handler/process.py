@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .settings import HOST_CREDENTIALS, Settings
+from .environment import HOST_CREDENTIALS
+from .settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

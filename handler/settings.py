@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .environment import parse, shared
 from .errors import SettingsError
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ WEEK = 7 * 24 * 3600
 SWITCH = ("auto", "0", "1")
 TRUE_OR_FALSE = ("true", "false")
 """What AWS's own switches take, for `1` is false to boto3."""
-HOST_CREDENTIALS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-)
 EXAMPLES = {
     "bucket": "my-bucket",
     "queue_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/tasks",
@@ -108,6 +103,9 @@ class Settings:
         "What tells tenants apart: `api-key` (API Gateway's), `iam`, `jwt` (the claim `sub`); "
         "`header` (`X-API-Key`, unproven) on one's own machine",
         one_of=("off", "api-key", "iam", "jwt", "header"),
+    )
+    tenant_tasks: int = _setting(
+        0, "Tasks of a tenant that may be pending or running at a time, over HTTP; `0`: any number", least=0, most=10**5
     )
     daily_images: int = _setting(
         0, "Images that a tenant may ask for over HTTP in a day (UTC); `0`: any number", least=0, most=10**6
@@ -218,7 +216,7 @@ class Settings:
             text = environ.get(spec.name.upper(), "").strip()
             if text:
                 try:
-                    values[spec.name] = _parse(text, type(spec.default), spec.metadata)
+                    values[spec.name] = parse(text, type(spec.default), spec.metadata)
                 except ValueError as fault:
                     faults.append(f"{spec.name.upper()}={text!r}: {fault}")
         lease, beat = values.get("lease", cls.lease), values.get("beat_every", cls.beat_every)
@@ -232,7 +230,7 @@ class Settings:
         if faults:
             raise SettingsError("; ".join(faults))
         values.setdefault("aws_region", environ.get("AWS_DEFAULT_REGION", ""))
-        files, credentials = _shared(environ)
+        files, credentials = shared(environ)
         return cls(**values, shared_files=files, shared_credentials=credentials)
 
     def require(self, *names: str) -> Settings:
@@ -261,34 +259,3 @@ class Settings:
 def variables() -> list[Field[Any]]:
     """The fields that are environment variables, with ``text``, ``least``, ``most`` and ``one_of`` as metadata."""
     return [spec for spec in fields(Settings) if "text" in spec.metadata]
-
-
-def _shared(environ: Mapping[str, str]) -> tuple[bool, bool]:
-    """Whether AWS would look into the shared files at all, and for credentials: a named profile first, then the host's
-    keys or role, then the files.
-    """
-    profile = bool(environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE"))
-    home = Path(environ.get("HOME", "~")).expanduser() / ".aws"
-    config = environ.get("AWS_CONFIG_FILE") or home / "config"
-    credentials = environ.get("AWS_SHARED_CREDENTIALS_FILE") or home / "credentials"
-    files = profile or any(Path(file).expanduser().is_file() for file in (config, credentials))
-    return files, profile or (files and not any(environ.get(name) for name in HOST_CREDENTIALS))
-
-
-def _parse(text: str, kind: type, limits: Mapping[str, Any]) -> object:
-    if kind is bool:
-        if text.lower() not in (limits["one_of"] or {"0", "1", "true", "false"}):
-            raise ValueError(f"must be {' or '.join(limits['one_of'] or '01')}")
-        return text.lower() in {"1", "true"}
-    if limits["one_of"] and text not in limits["one_of"]:
-        raise ValueError(f"must be one of {', '.join(limits['one_of'])}")
-    if kind is str:
-        return text
-    least, most = limits["least"], limits["most"]
-    try:
-        number = kind(text)
-    except ValueError:
-        number = None
-    if number is None or not least <= number <= most:
-        raise ValueError(f"must be a {'whole ' if kind is int else ''}number from {least:g} to {most:g}")
-    return number

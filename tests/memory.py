@@ -184,6 +184,11 @@ class MemoryStore:
             if there is not None:
                 yield OpenTask.named(key.removeprefix("open/"), there.at)
 
+    def open_here(self, most: int) -> list[str]:
+        prefix = f"open/{self.tenant or '-'}/"
+        keys = self._do("list open/", lambda: self.bucket.under(prefix))
+        return list(dict.fromkeys(key.removeprefix(prefix).removesuffix(AGAIN) for key in keys))[:most]
+
     def objects_of(self, task_id: str) -> dict[str, datetime]:
         prefix, record = self._key(task_id, ""), self.record_key(task_id)
         keys = self._do(f"list {prefix}", lambda: self.bucket.under(prefix))

@@ -23,6 +23,7 @@ from ..task import moves
 from ..task.purging import purge
 from .calls import json_body, named_request, task_reply, trace_header
 from .health import ModelHealth, card_of
+from .in_flight import check_in_flight
 from .openai import Images
 from .quota import Budget
 from .quote import quote
@@ -249,6 +250,7 @@ class Submit:
         record = moves.create(
             task_id, request, self._new_seed(), self._now(), self._keep, self._store.tenant, origin=submission.origin
         ).model_copy(update={"sends": 1})
+        check_in_flight(self._store, self._settings.tenant_tasks)
         # A crash from here to the record's creation costs the tenant a part of its budget, with no task for it.
         self._budget.spend(self._store, task_id, request.num_images)
         self._store.announce(record)

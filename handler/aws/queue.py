@@ -6,15 +6,18 @@ SQS delivers at least once and in any order; a received message is hidden from o
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
 import botocore.session
 from aws_lambda_powertools.utilities.data_classes import SQSEvent
 from botocore.exceptions import BotoCoreError, ClientError
 
+from ..contract.pointer import pointer_in
 from ..errors import ServiceFault, SettingsError
 from ..logs import logger
 from .endpoints import client
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 MAX_VISIBILITY = 12 * 3600
 LONG_POLL = 20
 SQS = "aws:sqs"
+FIFO = ".fifo"
+"""What the names of such queues end with."""
+MOST_NAME = 128
 TENANT = "tenant"
 """The message attribute that names the task's tenant; without it the task belongs to no tenant."""
 STALE_HANDLE = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
@@ -84,7 +90,9 @@ class TaskQueue:
     def send(self, body: str, delay: float = 0, *, trace: str | None = None, tenant: str | None = None) -> str:
         """Sends a message that appears after ``delay`` seconds (at most 900). Returns its MessageId.
 
-        ``trace`` (an X-Ray tracing header) and ``tenant`` are sent as attributes.
+        ``trace`` (an X-Ray tracing header) and ``tenant`` are sent as attributes. On a standard queue the tenant is the
+        message's group: SQS then serves tenants fairly ("fair queues"). A FIFO queue has a group for each task, takes a
+        send of a task once, and knows no delay of a message: there it appears at once.
 
         After a ServiceFault the message may have been sent all the same. Sending it again is safe: one attempt claims
         the task, whatever the number of messages.
@@ -93,7 +101,7 @@ class TaskQueue:
             sent = self._sqs.send_message(
                 QueueUrl=self.url,
                 MessageBody=body,
-                DelaySeconds=min(round(delay), 900),
+                **self._ordered(body, tenant, min(round(delay), 900)),
                 MessageSystemAttributes={"AWSTraceHeader": {"DataType": "String", "StringValue": trace}}
                 if trace
                 else {},
@@ -103,6 +111,17 @@ class TaskQueue:
             # botocore takes a truncated response for an empty one.
             raise ServiceFault("SQS failed to send a message: its answer is torn")
         return sent["MessageId"]
+
+    def _ordered(self, body: str, tenant: str | None, delay: int) -> dict[str, Any]:
+        """What sets a message among the others: its delay, its group, and on FIFO queues what it is a repetition of."""
+        pointer = pointer_in(body)
+        if not self.url.endswith(FIFO):
+            group = tenant or (pointer.tenant if pointer else None)
+            return {"DelaySeconds": delay, **({"MessageGroupId": group} if group else {})}
+        if pointer is None:
+            return {"MessageGroupId": str(uuid4()), "MessageDeduplicationId": str(uuid4())}
+        task = f"{pointer.tenant or '-'}:{pointer.task_id}"
+        return {"MessageGroupId": _short(task), "MessageDeduplicationId": _short(f"{task}:{pointer.send}")}
 
     def receive(self, most: int = 1, wait: float = LONG_POLL, hidden: float | None = None) -> list[Message]:
         """Up to ``most`` (1 to 10) messages, waiting up to ``wait`` seconds (0 to 20: a long poll) for the first.
@@ -153,6 +172,11 @@ class TaskQueue:
             delayed=int(counts["ApproximateNumberOfMessagesDelayed"]),
             retention=float(counts["MessageRetentionPeriod"]),
         )
+
+
+def _short(name: str) -> str:
+    """A name that SQS takes for a group or a repetition: 128 characters at most."""
+    return name if len(name) <= MOST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
 def messages_of(event: dict[str, Any]) -> list[Message]:

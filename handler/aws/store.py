@@ -235,6 +235,17 @@ class TaskStore:
                     name = str(meta["path"]).removeprefix("open/")
                     yield OpenTask.named(name, meta["last_modified"])
 
+    def open_here(self, most: int) -> list[str]:
+        """The names of up to ``most`` of this tenant's open tasks, each once."""
+        prefix = f"open/{self.tenant or NO_TENANT}/"
+        names: dict[str, None] = {}
+        with translated("list the open tasks"):
+            for chunk in obstore.list(self._s3, prefix, chunk_size=1000):
+                names |= dict.fromkeys(str(meta["path"]).removeprefix(prefix).removesuffix(AGAIN) for meta in chunk)
+                if len(names) >= most:
+                    break
+        return list(names)[:most]
+
     def objects_of(self, task_id: str) -> dict[str, datetime]:
         """The keys of a task's objects beside its record, and when each was written."""
         record = self.record_key(task_id)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
+from uuid import uuid4
 
 import pytest
 
 from handler.aws.queue import TaskQueue
+from handler.contract.pointer import Pointer
 from handler.errors import ServiceFault
 
 from ..memory_queue import MemoryQueue
@@ -149,3 +151,42 @@ def test_a_server_that_is_not_there_is_a_service_fault(settings: Settings) -> No
     nowhere = TaskQueue(replace(settings, aws_endpoint_url="http://127.0.0.1:9", queue_url="http://127.0.0.1:9/1/q"))
     with pytest.raises(ServiceFault, match="SQS failed to receive"):
         nowhere.receive(wait=0)
+
+
+def test_a_fifo_queue_takes_each_send_once_and_a_task_at_a_time(settings: Settings) -> None:
+    """On moto: FIFO queues are not what MiniStack is for."""
+    sqs = TaskQueue(settings)._sqs
+    name = f"tasks-{uuid4().hex[:8]}.fifo"
+    url = sqs.create_queue(QueueName=name, Attributes={"FifoQueue": "true", "VisibilityTimeout": "30"})["QueueUrl"]
+    fifo = TaskQueue(settings, url)
+    first = Pointer(task_id="fox-1", tenant="alice", fingerprint="2-00", send=1)
+    again = first.model_copy(update={"send": 2})
+    long = Pointer(task_id="x" * 128, fingerprint="2-00", send=1)
+    for pointer in (first, first, again, long):
+        fifo.send(pointer.to_json(), delay=60 if pointer is again else 0)
+    received = {message.body: message for message in fifo.receive(10, wait=1)}
+    assert first.to_json() in received
+    for message in received.values():
+        fifo.change_visibility(message.receipt_handle, 0)
+    bodies: list[str] = []
+    while len(bodies) < 3:
+        for message in fifo.receive(10, wait=1):
+            bodies.append(message.body)
+            fifo.delete(message.receipt_handle)
+    assert bodies.count(first.to_json()) == 1, "the same send twice is one message"
+    assert sorted(bodies) == sorted([first.to_json(), again.to_json(), long.to_json()])
+    fifo.send('{"prompt": "fox"}')
+    fifo.send('{"prompt": "fox"}')
+    assert len(fifo.receive(10, wait=1)) == 2, "requests are no repetitions of each other"
+
+
+def test_tenants_are_groups_of_a_standard_queue(settings: Settings, queue: TaskQueue) -> None:
+    """SQS serves groups of a standard queue fairly; moto tells which one a message is in."""
+    aws = TaskQueue(settings)
+    aws.send(Pointer(task_id="a", tenant="alice", fingerprint="2-00").to_json())
+    aws.send("b", tenant="bob")
+    aws.send("c")
+    groups: dict[str, str | None] = {}
+    while len(groups) < 3:
+        groups |= {one.body[-3:]: one.attributes.get("MessageGroupId") for one in aws.receive(10, wait=1)}
+    assert sorted(map(str, groups.values())) == ["None", "alice", "bob"]
