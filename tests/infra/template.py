@@ -67,22 +67,23 @@ class Template:
         }
 
     def holds(self, condition: str | None) -> bool:
-        return condition is None or bool(self._test(self.body["Conditions"][condition]))
+        return condition is None or bool(self.tests(self.body["Conditions"][condition]))
 
     def parameter(self, name: str) -> str:
         given = self.parameters.get(name, self.body["Parameters"][name].get("Default"))
         return str(given)
 
-    def _test(self, rule: Any) -> bool:
+    def tests(self, rule: Any) -> bool:
+        """A condition, or an assertion of a rule."""
         ((name, value),) = rule.items()
         if name == "Condition":
             return self.holds(value)
         if name == "Fn::Not":
-            return not self._test(value[0])
+            return not self.tests(value[0])
         if name == "Fn::And":
-            return all(self._test(one) for one in value)
+            return all(self.tests(one) for one in value)
         if name == "Fn::Or":
-            return any(self._test(one) for one in value)
+            return any(self.tests(one) for one in value)
         left, right = (self.resolve(side) for side in value)
         return str(left) == str(right)
 
@@ -179,6 +180,7 @@ EXAMPLES = {
     "Stack": ["darkroom"],
     "VpcId": ["vpc-0123456789abcdef0"],
     "SubnetIds": ["subnet-0123456789abcdef0,subnet-0123456789abcdef1"],
+    "VpcCidr": ["10.0.0.0/16"],
     "RouteTableIds": ["rtb-0123456789abcdef0"],
     "InstanceType": ["g6.xlarge"],
     "TracingImage": ["123456789012.dkr.ecr.us-east-1.amazonaws.com/xray:3.x"],

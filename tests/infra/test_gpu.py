@@ -307,7 +307,8 @@ def test_names_are_of_the_partition(partition: str) -> None:
     text = json.dumps(template.resources())
     assert set(re.findall(r"arn:(aws[a-z-]*):", text)) == {partition}
     # Services' own names are the same everywhere, but for EC2's.
-    hosts = set(re.findall(r"[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?", text))
+    # By which a key is used has a star for either suffix: test_partitions.
+    hosts = set(re.findall(r"[a-z0-9.-]+\.amazonaws\.com(?:\.cn)?(?![*.])", text))
     assert {one for one in hosts if region not in one} == {
         "ecs.amazonaws.com",
         "ecs-tasks.amazonaws.com",
@@ -369,6 +370,107 @@ def test_a_spot_host_has_time_for_what_a_worker_does_at_its_end() -> None:
     assert environment()["STOP_FILE"].rpartition("/")[0] in writable
 
 
+SERVICES = {
+    "Sqs": "sqs",
+    "EcrApi": "ecr.api",
+    "EcrDocker": "ecr.dkr",
+    "Logs": "logs",
+    "Ecs": "ecs",
+    "EcsAgent": "ecs-agent",
+    "EcsTelemetry": "ecs-telemetry",
+    "Kms": "kms",
+    "XRay": "xray",
+}
+"""What a worker with a key and traces reaches by interface endpoints, by the parameters that can leave it out."""
+
+
+def endpoints(**parameters: str) -> dict[str, dict[str, Any]]:
+    """The VPC endpoints that are made, by their services' names."""
+    chosen = given(Tracing="Active") | parameters
+    made = Template(BODY, chosen, pseudo={"AWS::Region": "us-east-1"}).resources().values()
+    found = [one["Properties"] for one in made if one["Type"] == "AWS::EC2::VPCEndpoint"]
+    return {one["ServiceName"].removeprefix("com.amazonaws.us-east-1."): one for one in found}
+
+
+def test_no_endpoint_but_those_that_are_asked_for() -> None:
+    assert endpoints() == {}
+    assert endpoints(S3Gateway="there") == {}
+    (alone,) = endpoints(S3Gateway="true", RouteTableIds="rtb-1,rtb-2").values()
+    assert (alone["VpcEndpointType"], alone["RouteTableIds"]) == ("Gateway", ["rtb-1", "rtb-2"])
+    assert endpoints(Endpoints="true", S3Gateway="there").keys() == set(SERVICES.values())
+    assert endpoints(Endpoints="true", S3Gateway="true").keys() == {*SERVICES.values(), "s3"}
+    without = endpoints(Endpoints="true", Tracing="PassThrough", KmsKeyArn="")
+    assert without.keys() == set(SERVICES.values()) - {"kms", "xray"}
+    assert "EndpointGroup" not in Template(BODY, given(S3Gateway="true")).resources()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_endpoint_can_be_left_out_and_the_others_stay(name: str) -> None:
+    """A second one of a service, with private DNS, is refused in the same VPC."""
+    assert endpoints(Endpoints="true", **{f"With{name}": "false"}).keys() == set(SERVICES.values()) - {SERVICES[name]}
+    assert SERVICES[name] in BODY["Parameters"][f"With{name}"]["Description"].split()
+
+
+def test_endpoints_let_in_the_whole_vpc_and_nobody_else() -> None:
+    """Private DNS leads all that runs there to them."""
+    made = Template(BODY, given(Endpoints="true", VpcCidr="10.7.0.0/20")).resources()
+    (rule,) = made["EndpointGroup"]["Properties"]["SecurityGroupIngress"]
+    assert {name: one for name, one in rule.items() if name != "Description"} == {
+        "IpProtocol": "tcp",
+        "FromPort": 443,
+        "ToPort": 443,
+        "CidrIp": "10.7.0.0/20",
+    }
+    for one in endpoints(Endpoints="true").values():
+        assert one["PrivateDnsEnabled"] is True
+        assert one["SecurityGroupIds"] == ["<EndpointGroup>"]
+    pattern = BODY["Parameters"]["VpcCidr"]["AllowedPattern"]
+    assert not [one for one in ("0.0.0.0/0", "10.0.0.0/8", "10.0.0.0") if re.fullmatch(pattern, one)]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "refused"),
+    [
+        ({}, set()),
+        ({"Endpoints": "true", "VpcCidr": "", "S3Gateway": "there"}, {"VpcCidr is needed"}),
+        ({"Endpoints": "true", "S3Gateway": "false"}, {"Without a way out S3 needs"}),
+        ({"Endpoints": "true", "S3Gateway": "there", "RouteTableIds": ""}, set()),
+        ({"S3Gateway": "true", "RouteTableIds": ""}, {"RouteTableIds is needed"}),
+        ({"Endpoints": "true", "S3Gateway": "true"}, set()),
+    ],
+)
+def test_what_would_reach_nothing_is_refused_before_anything_is_made(
+    parameters: dict[str, str], refused: set[str]
+) -> None:
+    template = Template(BODY, given() | parameters)
+    words = [
+        one["AssertDescription"]
+        for rule in BODY["Rules"].values()
+        if template.tests(rule["RuleCondition"])
+        for one in rule["Assertions"]
+        if not template.tests(one["Assert"])
+    ]
+    assert len(words) == len(refused)
+    assert all(any(word.startswith(start) for word in words) for start in refused)
+
+
+def test_the_tag_that_holds_the_endpoints_is_short_enough() -> None:
+    """An id has 22 characters, and a tag's value 256 at most (ECS API reference, Tag)."""
+    ids = {name: {"Ref": "vpce-0123456789abcdef0"} for name in BODY["Resources"] if name.endswith("Endpoint")}
+    chosen = given(Endpoints="true", S3Gateway="true", Tracing="Active")
+    (tag,) = Template(BODY, chosen, ids).resources()["Workers"]["Properties"]["Tags"]
+    assert tag["Value"].count("vpce-") == len(ids)
+    assert len(tag["Value"]) <= 256
+
+
+def test_the_documents_ask_before_anything_costs_money() -> None:
+    lines = (INFRA / "README.md").read_text().splitlines()
+    (asked,) = [number for number, line in enumerate(lines) if line.startswith("darkroom preflight")]
+    assert {"--gpus", "--subnets"} <= set(lines[asked].split())
+    deployed = [number for number, line in enumerate(lines) if "--template-file infra/gpu.yaml" in line]
+    assert asked < min(deployed)
+
+
 def needs(name: str, resources: dict[str, Any]) -> set[str]:
     """All that is deleted only after it: what it names, what it waits for, and what those do."""
     found: set[str] = set()
@@ -427,6 +529,8 @@ def workers(mini: Aws, stack: Stack) -> Stack:
         "VpcId": "vpc-1",
         "SubnetIds": "subnet-1,subnet-2",
         "Endpoints": "true",
+        "VpcCidr": "10.0.0.0/16",
+        "S3Gateway": "true",
         "RouteTableIds": "rtb-1",
         "KmsKeyArn": EXAMPLES["KmsKeyArn"][0],
     }

@@ -26,6 +26,7 @@ NOT_HERE = {
     "curl -X POST": "the host's name is AWS's; test_end_to_end asks under the emulator's",
     "curl ": "the same",
     "export REGISTRY=": "no region is configured; the test's environment names the registry",
+    "darkroom preflight": "test_preflight asks emulators all that it asks",
     "--stack-name darkroom-alarms --template-file": "MiniStack refuses metric math; test_deploy deploys the rest",
     "--stack-name darkroom-gpu": "MiniStack lacks four of its types; test_gpu deploys the rest",
 }
