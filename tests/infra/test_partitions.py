@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .policies import matches
+from .policies import grants, matches
 from .template import EXAMPLES, Template, edges, read
 
 if TYPE_CHECKING:
@@ -22,9 +22,11 @@ PARTITIONS = {
     "aws-us-gov": ("us-gov-west-1", "amazonaws.com", "us-gov-west-1.console.amazonaws-us-gov.com"),
 }
 """Region, suffix and console of each: AWS general reference; "Signing in to the console" of China's and GovCloud's."""
-FILES = ("template.yaml", "alarms.yaml")
+FILES = ("template.yaml", "alarms.yaml", "gpu.yaml")
 PRINCIPAL = re.compile(r"[a-z.-]+\.amazonaws\.com")
 """A service's name as a principal: the same everywhere for those that are used here (IAM user guide)."""
+ENDPOINT = re.compile(r"com\.amazonaws\.(?P<region>[a-z0-9-]+)\.[a-z0-9.-]+")
+"""A service's name for an endpoint in a VPC, no host. In China some begin with ``cn.``: the document says so."""
 
 
 def pseudo(partition: str) -> dict[str, str]:
@@ -76,11 +78,14 @@ def resolved(file: str, partition: str) -> Iterator[tuple[str, str]]:
 
 def strangers(found: Iterator[tuple[str, str]], partition: str) -> set[tuple[str, str]]:
     """Texts that name another partition, or a host that is not of this one."""
-    _, suffix, console = PARTITIONS[partition]
+    region, suffix, console = PARTITIONS[partition]
     bad = set()
     for path, text in found:
         # kms:ViaService ends in a star, for either suffix.
         if ("Principal" in path and PRINCIPAL.fullmatch(text)) or text.endswith(".amazonaws.com*"):
+            continue
+        endpoint = ENDPOINT.fullmatch(text) if path.endswith(".ServiceName") else None
+        if endpoint and endpoint["region"] == region:
             continue
         if [one for one in re.findall(r"arn:(aws[a-z-]*):", text) if one != partition]:
             bad.add((path, text))
@@ -103,10 +108,13 @@ def test_that_would_be_seen() -> None:
         ("Resources.A.Properties.Resource", "arn:aws:s3:::bucket"),
         ("Outputs.A.Value", "https://cn-north-1.console.aws.amazon.com/cloudwatch"),
         ("Resources.A.Properties.Url", "https://sqs.cn-north-1.amazonaws.com/1/q"),
+        ("Resources.A.Properties.ServiceName", "com.amazonaws.us-east-1.sqs"),
+        ("Resources.A.Properties.Url", "com.amazonaws.cn-north-1.sqs"),
     ]
     right = [
         ("Resources.A.Properties.Statement.Principal.Service", "lambda.amazonaws.com"),
         ("Resources.A.Properties.Url", "https://sqs.cn-north-1.amazonaws.com.cn/1/q"),
+        ("Resources.A.Properties.ServiceName", "com.amazonaws.cn-north-1.ecr.api"),
     ]
     assert strangers(iter(wrong + right), "aws-cn") == set(wrong)
 
@@ -139,3 +147,16 @@ def test_a_key_may_be_used_by_way_of_the_partitions_services(partition: str) -> 
         wanted = [f"{service}.{region}.{suffix}" for service in services]
         assert [one for one in wanted if not any(matches(pattern, one) for pattern in patterns)] == []
         assert len(patterns) == len(services)
+    worker = Template(
+        read("gpu.yaml"), {name: one[-1] for name, one in there(partition).items()}, pseudo=pseudo(partition)
+    )
+    used = [one for one in grants(worker) if one.action.startswith("kms:")]
+    assert {one.resource for one in used} == {there(partition)["KmsKeyArn"][-1]}
+    policies = worker.resources()["WorkerRole"]["Properties"]["Policies"]
+    (statement,) = next(one for one in policies if one["PolicyName"] == "key")["PolicyDocument"]["Statement"]
+    patterns = statement["Condition"]["StringLike"]["kms:ViaService"]
+    assert [any(matches(one, f"{service}.{region}.{suffix}") for one in patterns) for service in ("s3", "sqs")] == [
+        True,
+        True,
+    ]
+    assert not any(matches(one, f"sns.{region}.{suffix}") for one in patterns)
