@@ -370,6 +370,23 @@ def test_a_spot_host_has_time_for_what_a_worker_does_at_its_end() -> None:
     assert environment()["STOP_FILE"].rpartition("/")[0] in writable
 
 
+def test_commands_run_in_workers_only_where_that_is_asked_for() -> None:
+    def service(**parameters: str) -> dict[str, Any]:
+        properties: dict[str, Any] = Template(BODY, given(**parameters)).resources()["Workers"]["Properties"]
+        return properties
+
+    assert BODY["Parameters"]["Exec"]["Default"] == "false"
+    assert service()["EnableExecuteCommand"] is False
+    assert service(Exec="true")["EnableExecuteCommand"] is True
+    channels = {f"ssmmessages:{verb}{kind}Channel" for verb in ("Create", "Open") for kind in ("Control", "Data")}
+    assert {one.action for one in worker_grants(Exec="true") - worker_grants()} == channels
+    assert worker_grants() - worker_grants(Exec="true") == set()
+    # What ECS Exec puts into the container writes to its root, and wants its processes to be reaped.
+    (without,), (worker,) = containers(), containers(Exec="true")
+    assert (without["ReadonlyRootFilesystem"], worker["ReadonlyRootFilesystem"]) == (True, False)
+    assert worker["LinuxParameters"]["InitProcessEnabled"] is True
+
+
 SERVICES = {
     "Sqs": "sqs",
     "EcrApi": "ecr.api",
@@ -380,13 +397,14 @@ SERVICES = {
     "EcsTelemetry": "ecs-telemetry",
     "Kms": "kms",
     "XRay": "xray",
+    "SsmMessages": "ssmmessages",
 }
-"""What a worker with a key and traces reaches by interface endpoints, by the parameters that can leave it out."""
+"""Interface endpoints of a worker with a key, traces and ECS Exec, by the parameters that can leave them out."""
 
 
 def endpoints(**parameters: str) -> dict[str, dict[str, Any]]:
     """The VPC endpoints that are made, by their services' names."""
-    chosen = given(Tracing="Active") | parameters
+    chosen = given(Tracing="Active", Exec="true") | parameters
     made = Template(BODY, chosen, pseudo={"AWS::Region": "us-east-1"}).resources().values()
     found = [one["Properties"] for one in made if one["Type"] == "AWS::EC2::VPCEndpoint"]
     return {one["ServiceName"].removeprefix("com.amazonaws.us-east-1."): one for one in found}
@@ -399,8 +417,8 @@ def test_no_endpoint_but_those_that_are_asked_for() -> None:
     assert (alone["VpcEndpointType"], alone["RouteTableIds"]) == ("Gateway", ["rtb-1", "rtb-2"])
     assert endpoints(Endpoints="true", S3Gateway="there").keys() == set(SERVICES.values())
     assert endpoints(Endpoints="true", S3Gateway="true").keys() == {*SERVICES.values(), "s3"}
-    without = endpoints(Endpoints="true", Tracing="PassThrough", KmsKeyArn="")
-    assert without.keys() == set(SERVICES.values()) - {"kms", "xray"}
+    without = endpoints(Endpoints="true", Tracing="PassThrough", KmsKeyArn="", Exec="false")
+    assert without.keys() == set(SERVICES.values()) - {"kms", "xray", "ssmmessages"}
     assert "EndpointGroup" not in Template(BODY, given(S3Gateway="true")).resources()
 
 
@@ -457,7 +475,7 @@ def test_what_would_reach_nothing_is_refused_before_anything_is_made(
 def test_the_tag_that_holds_the_endpoints_is_short_enough() -> None:
     """An id has 22 characters, and a tag's value 256 at most (ECS API reference, Tag)."""
     ids = {name: {"Ref": "vpce-0123456789abcdef0"} for name in BODY["Resources"] if name.endswith("Endpoint")}
-    chosen = given(Endpoints="true", S3Gateway="true", Tracing="Active")
+    chosen = given(Endpoints="true", S3Gateway="true", Tracing="Active", Exec="true")
     (tag,) = Template(BODY, chosen, ids).resources()["Workers"]["Properties"]["Tags"]
     assert tag["Value"].count("vpce-") == len(ids)
     assert len(tag["Value"]) <= 256

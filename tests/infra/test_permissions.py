@@ -131,7 +131,7 @@ def test_a_model_in_s3_adds_that_place_alone() -> None:
 @pytest.mark.parametrize("file", WITH_ROLES)
 def test_no_wildcard_action_and_a_reason_for_each_wildcard_resource(file: str) -> None:
     body = read(file)
-    chosen = {name: one[-1] for name, one in EXAMPLES.items()} | {"Tracing": "Active"}
+    chosen = {name: one[-1] for name, one in EXAMPLES.items()} | {"Tracing": "Active", "Exec": "true"}
     every = list(grants(Template(body, chosen, ARNS)))
     assert every
     assert [grant for grant in every if "*" in grant.action] == []
@@ -148,5 +148,6 @@ def test_no_wildcard_action_and_a_reason_for_each_wildcard_resource(file: str) -
                 assert (statement["Effect"], statement["Sid"]) == ("Deny", "TlsOnly")
 
 
-WHOLE = {"template.yaml": TRACES, "gpu.yaml": TRACES | {"ecr:GetAuthorizationToken"}}
+CHANNELS = {f"ssmmessages:{verb}{kind}Channel" for verb in ("Create", "Open") for kind in ("Control", "Data")}
+WHOLE = {"template.yaml": TRACES, "gpu.yaml": TRACES | CHANNELS | {"ecr:GetAuthorizationToken"}}
 """Actions that take no resource, by the service authorization reference."""
