@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +18,7 @@ from handler.settings import Settings
 from handler.work.serving import Generate
 
 from ..support import Clock, PlainEngine, event_of
-from .template import INFRA, Template, read
+from .template import EXAMPLES, INFRA, Template, read
 
 if TYPE_CHECKING:
     from handler.aws.store import TaskStore
@@ -31,6 +31,10 @@ URL = "https://example.com/darkroom/README.md"
 STACK = "prod-2"
 Series = Sequence[float | None]
 OPERATORS = {"GreaterThanThreshold": operator.gt, "GreaterThanOrEqualToThreshold": operator.ge}
+
+
+WATCHED = {"FewWorkersAlarm": "counted", "SilentWorkersAlarm": "silent"}
+"""Alarms on GPU workers, by what GpuWorkers has to be for them."""
 
 
 def alarms(**parameters: str) -> dict[str, dict[str, Any]]:
@@ -51,7 +55,7 @@ def rings(name: str, **series: Series) -> bool:
 
     Source: CloudWatch user guide, "Using metric math" (IF, FILL) and "Evaluating an alarm" (M of N).
     """
-    alarm = alarms()[name]
+    alarm = alarms(GpuWorkers=WATCHED.get(name, "no"))[name]
     assert series.keys() == metrics_of(alarm).keys()
     points = [_point(alarm, dict(zip(series, values, strict=True))) for values in zip(*series.values(), strict=True)]
     breaching = OPERATORS[alarm["ComparisonOperator"]]
@@ -145,6 +149,83 @@ def test_nobody_comes_for_what_waits() -> None:
     assert not rings("NoWorkerAlarm", waiting=[1] * 15, held=[0] * 14 + [1])
 
 
+def of_each_period(name: str, **minutes: Sequence[float]) -> dict[str, Series]:
+    """What a metric's statistic makes of values by the minute."""
+    every = {one["Id"]: one["MetricStat"] for one in alarms(GpuWorkers=WATCHED[name])[name]["Metrics"][:-1]}
+    statistics: dict[str, Callable[[Sequence[float]], float]] = {"Maximum": max, "Minimum": min, "Sum": sum}
+    series: dict[str, Series] = {}
+    for metric, values in minutes.items():
+        of, long = statistics[every[metric]["Stat"]], every[metric]["Period"] // 60
+        # Its window moves with the clock: it need not begin where a fault does.
+        series[metric] = [of(values[at : at + long]) for at in range(len(values) - long + 1)]
+    return series
+
+
+@pytest.mark.parametrize(
+    ("running", "wanted", "rung"),
+    [
+        ([0] * 60, [1] * 60, True),  # no capacity at all
+        ([3] * 60, [4] * 60, True),  # and none for the last of them
+        ([3] * 18 + [4] * 42, [4] * 60, False),
+        ([0] * 7 + [1] * 53, [1] * 60, False),  # a cold start
+        ([0] * 60, [0] * 41 + [1] * 19, False),
+        ([0] * 60, [0] * 40 + [1] * 20, True),
+        # It grows by one in ten minutes, and each is there seven minutes later.
+        ([(at + 3) // 10 for at in range(60)], [at // 10 + 1 for at in range(60)], False),
+        # A host is taken back every quarter of an hour, and the next is there after seven minutes.
+        (([1] * 8 + [0] * 7) * 4, [1] * 60, False),
+        ([4] * 30 + [0] * 30, [4] * 30 + [0] * 30, False),  # all is drawn
+    ],
+)
+def test_fewer_workers_than_are_wanted(running: list[int], wanted: list[int], rung: bool) -> None:
+    assert rings("FewWorkersAlarm", **of_each_period("FewWorkersAlarm", running=running, wanted=wanted)) is rung
+
+
+def test_nobody_counts_workers_that_were_never_there() -> None:
+    assert rings("FewWorkersAlarm", running=[None], wanted=[2])
+    # Container Insights are off: it cannot ring, and its parameter says what it needs.
+    assert not rings("FewWorkersAlarm", running=[None] * 9, wanted=[None] * 9)
+    assert "Insights=enabled" in ALARMS["Parameters"]["GpuWorkers"]["Description"]
+
+
+def test_workers_are_counted_where_their_stack_has_them() -> None:
+    theirs = Template(read("gpu.yaml"), {"Stack": STACK, "ImageUri": EXAMPLES["ImageUri"][0]}).resources()
+    alarm = alarms(GpuWorkers="counted")["FewWorkersAlarm"]
+    names = {"ClusterName": theirs["Cluster"], "ServiceName": theirs["Workers"]}
+    for one in metrics_of(alarm).values():
+        told = {dimension["Name"]: dimension["Value"] for dimension in one["Dimensions"]}
+        assert told == {name: where["Properties"][name] for name, where in names.items()}
+        assert one["Namespace"] == "ECS/ContainerInsights"
+
+
+NOTHING: Series = [None] * 20
+
+
+@pytest.mark.parametrize(
+    ("waiting", "held", "completed", "refused", "rung"),
+    [
+        ([5] * 20, [0] * 20, NOTHING, NOTHING, True),  # no host is to be had
+        ([5] * 19, [0] * 19, NOTHING[1:], NOTHING[1:], False),
+        ([5, 0] * 10, [0, 5] * 10, NOTHING, NOTHING, True),  # workers that die hold what they took
+        ([5] * 20, [0] * 20, [*NOTHING[1:], 1], NOTHING, False),
+        ([5] * 20, [0] * 20, NOTHING, [1, *NOTHING[1:]], False),
+        ([5] * 10 + [0] * 10, [0] * 20, NOTHING, NOTHING, False),
+        ([0] * 20, [0] * 20, NOTHING, NOTHING, False),
+        ([None] * 20, [None] * 20, NOTHING, NOTHING, False),
+    ],
+)
+def test_workers_that_show_no_sign(
+    waiting: Series, held: Series, completed: Series, refused: Series, rung: bool
+) -> None:
+    assert rings("SilentWorkersAlarm", waiting=waiting, held=held, completed=completed, refused=refused) is rung
+
+
+def test_alarms_on_workers_are_there_only_where_they_are_asked_for() -> None:
+    for name, chosen in WATCHED.items():
+        assert alarms(GpuWorkers=chosen).keys() - alarms().keys() == {name}
+    assert ALARMS["Parameters"]["GpuWorkers"]["Default"] == "no"
+
+
 def test_every_alarm_has_been_looked_at_here() -> None:
     assert alarms().keys() == {
         "AgeAlarm",
@@ -196,6 +277,9 @@ def test_links_open() -> None:
     headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-"): one for one in headings}
     with_links, without = alarms(RunbookUrl=URL), alarms()
+    for chosen in WATCHED.values():
+        with_links |= alarms(RunbookUrl=URL, GpuWorkers=chosen)
+        without |= alarms(GpuWorkers=chosen)
     for name, alarm in with_links.items():
         (link,) = re.findall(r"https?://\S+|\S+#\S+", alarm["AlarmDescription"])
         place, _, anchor = link.partition("#")

@@ -56,8 +56,14 @@ MINISTACK_DROPS_OTHERWISE = {
     "AWS::Lambda::EventSourceMapping.Enabled",  # always on
     "AWS::S3::Bucket.BucketEncryption",  # always AES256
 }
-MINISTACK_REFUSES = {"TaskErrorsAlarm", "FunctionErrorsAlarm", "NoWorkerAlarm"}
-"""Alarms over metric math."""
+MINISTACK_REFUSES = {
+    "TaskErrorsAlarm": "no",
+    "FunctionErrorsAlarm": "no",
+    "NoWorkerAlarm": "no",
+    "FewWorkersAlarm": "counted",
+    "SilentWorkersAlarm": "silent",
+}
+"""Alarms over metric math, and with which GpuWorkers they are there."""
 OTHERWISE = {
     "Auth": "Iam",
     "Architecture": "arm64",
@@ -90,11 +96,11 @@ def test_ministack_makes_it_with_other_parameters(mini: Aws) -> None:
 def test_ministack_refuses_alarms_over_metric_math_and_makes_the_others(mini: Aws) -> None:
     body = read("alarms.yaml")
     math = {name for name, one in body["Resources"].items() if "Metrics" in one.get("Properties", {})}
-    assert math == MINISTACK_REFUSES
-    for name in math:
+    assert math == MINISTACK_REFUSES.keys()
+    for name, watched in MINISTACK_REFUSES.items():
         alone = {**body, "Resources": {key: one for key, one in body["Resources"].items() if key not in math - {name}}}
         with pytest.raises(Refused, match="metric math") as refused:
-            deploy(mini, "refused", body=alone)
+            deploy(mini, "refused", {"GpuWorkers": watched}, body=alone)
         assert refused.value.reasons.keys() == {name}
         mini.client("cloudformation").delete_stack(StackName="refused")
     rest = {**body, "Resources": {name: one for name, one in body["Resources"].items() if name not in math}}
