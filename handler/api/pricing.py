@@ -18,6 +18,11 @@ MOST_BUSY = 0.8
 """The most of a worker's time that a plan uses: near 1, requests that arrive at random would queue without end."""
 POLL_EVERY = 5.0
 """Seconds between two polls for a result, as assumed here."""
+START, END = 420.0, 420.0
+"""Seconds for which a GPU host is paid and draws nothing, once a burst: from its order to its first picture, as the
+simulation of scaling assumes, and after its last one at most, with gpu.yaml's defaults: the queue's metrics are up to
+three minutes late, the alarm wants three of them, and the host outlives its worker by ``IdleSeconds``.
+``tests/infra/test_scaling.py`` holds both against the template."""
 LIGHT_GB_SECONDS = 0.1
 """GB-seconds of one warm call of ``submit`` or ``status``: 1 GB for a tenth of a second."""
 PUTS, GETS, MESSAGES = 6, 1, 3
@@ -42,7 +47,8 @@ class Speed:
 class Plan:
     """What one kind of host would cost. Dollars include the API, SQS and S3 requests and the polls.
 
-    ``seconds``: of a worker's time for one image; ``dollars_a_thousand``: for 1,000 images.
+    ``seconds``: of a worker's time for one image; ``dollars_a_thousand``: for 1,000 images. ``tail_dollars_a_day``: on
+    top, for what hosts that come and go with each burst are paid without drawing.
     """
 
     host: str
@@ -50,6 +56,7 @@ class Plan:
     workers: int
     dollars_an_hour: float
     dollars_a_thousand: float
+    tail_dollars_a_day: float = 0.0
 
 
 def prices(file: Path = PRICES) -> dict[str, Any]:
@@ -64,8 +71,13 @@ def prices(file: Path = PRICES) -> dict[str, Any]:
     return table
 
 
-def plans(rate: float, steps: int, speed: Speed, table: dict[str, Any], *, memory: int = 3008) -> list[Plan]:
-    """A plan for each kind of host, for ``rate`` images per hour; ``memory``: MB of the Lambda function."""
+def plans(
+    rate: float, steps: int, speed: Speed, table: dict[str, Any], *, memory: int = 3008, bursts: int = 0
+) -> list[Plan]:
+    """A plan for each kind of host, for ``rate`` images per hour.
+
+    ``memory``: MB of the Lambda function; ``bursts``: how often a day all workers come and go, 0 where they stay.
+    """
     seconds = speed.image_seconds(steps)
     beside = overhead(seconds, table)
     made = []
@@ -77,7 +89,8 @@ def plans(rate: float, steps: int, speed: Speed, table: dict[str, Any], *, memor
         # Billed while it runs: idle time costs the same.
         workers = _busy(rate, seconds)
         cost = workers * hour + rate * beside
-        made.append(Plan(name, seconds, workers, cost, 1000 * cost / rate))
+        tails = bursts * workers * hour * (START + END) / 3600
+        made.append(Plan(name, seconds, workers, cost, 1000 * cost / rate, tails))
     return made
 
 

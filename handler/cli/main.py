@@ -93,6 +93,9 @@ def plan(
     on: Annotated[
         str, typer.Option(help="Only hosts whose names begin so; a step takes a time of its own on each")
     ] = "",
+    bursts: Annotated[
+        int, typer.Option(min=0, help="Bursts a day for which GPU hosts come and go; 0 counts none of their tails")
+    ] = 0,
     prices: Annotated[Path | None, typer.Option(exists=True, help="Another price file")] = None,
     as_json: Json = False,
 ) -> None:
@@ -107,14 +110,18 @@ def plan(
     speed = planning.Speed(step_seconds or 0.0, other_seconds)
     if result is not None:
         speed, steps = planning.speed_of(json.loads(result.read_text()))
-    every = planning.plans(rate, steps, speed, table, memory=memory)
+    every = planning.plans(rate, steps, speed, table, memory=memory, bursts=bursts)
     made = [one for one in every if one.host.lower().startswith(on.lower())]
     if as_json:
         return typer.echo(json.dumps([asdict(one) for one in made]))
     typer.echo(f"{rate:g} images an hour of {steps} steps; prices of {table['date']}, {table['region']}")
+    if bursts:
+        before, after = (f"{seconds / 60:g} min" for seconds in (planning.START, planning.END))
+        typer.echo(f"{bursts} bursts a day: GPU hosts are paid for {before} before their first picture, {after} after")
     for one in made:
         dollars = f"${one.dollars_an_hour:.2f} an hour  ${one.dollars_a_thousand:.2f} for 1,000"
-        typer.echo(f"{one.host:<24}{one.seconds:7.2f} s an image  {one.workers:3} workers  {dollars}")
+        tails = f"  and ${one.tail_dollars_a_day:.2f} a day of tails" if one.tail_dollars_a_day else ""
+        typer.echo(f"{one.host:<24}{one.seconds:7.2f} s an image  {one.workers:3} workers  {dollars}{tails}")
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from handler.api.pricing import PRICES, Plan, Speed, plans, prices, speed_of
+from handler.api.pricing import END, PRICES, START, Plan, Speed, plans, prices, speed_of
 from handler.cli.main import app
 from handler.errors import InvalidRequest
 
@@ -39,6 +39,28 @@ def test_workers_have_time_to_spare(rate: float, workers: int) -> None:
     assert one.workers == workers
     assert one.dollars_an_hour == pytest.approx(workers)
     assert one.dollars_a_thousand == pytest.approx(1000 * workers / rate)
+
+
+def test_hosts_that_come_and_go_cost_a_tail_a_burst_apart() -> None:
+    """Two workers, three times a day: minutes in which they start, and in which nobody knows yet that all is drawn."""
+    stays, goes = (of("gpu", plans(2881, 10, Speed(0.1), TABLE, bursts=bursts)) for bursts in (0, 3))
+    assert stays.tail_dollars_a_day == 0
+    assert goes.tail_dollars_a_day == pytest.approx(2 * 3 * 1.0 * (START + END) / 3600)
+    assert (goes.dollars_an_hour, goes.dollars_a_thousand) == (stays.dollars_an_hour, stays.dollars_a_thousand)
+    # Lambda is paid by the millisecond of use.
+    assert of("Lambda", plans(2881, 10, Speed(0.1), TABLE, bursts=3)).tail_dollars_a_day == 0
+
+
+def test_the_command_shows_tails_where_bursts_are_told() -> None:
+    command = ["plan", "--rate", "1000", "--step-seconds", "0.1", "--on", "g6.xlarge spot"]
+    with_tails = CliRunner().invoke(app, [*command, "--bursts", "3"]).stdout
+    assert "3 bursts a day: GPU hosts are paid for 7 min before their first picture, 7 min after" in with_tails
+    # One worker for 2 s an image; three times 14 minutes at $0.36 an hour.
+    assert "  1 workers" in with_tails
+    assert "and $0.25 a day of tails" in with_tails
+    assert "tails" not in CliRunner().invoke(app, command).stdout
+    (told,) = json.loads(CliRunner().invoke(app, [*command, "--bursts", "3", "--json"]).stdout)
+    assert told["tail_dollars_a_day"] == pytest.approx(3 * 0.36 * 14 / 60)
 
 
 def test_the_price_file_says_when_and_from_where() -> None:

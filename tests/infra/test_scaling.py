@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from handler.api import pricing
+
 from .scaling import COLD_START, LAG, MINUTE, STEP, Outcome, Reading, Rules, arrivals, bursts, play, rules
-from .template import EXAMPLES, Template, read
+from .template import EXAMPLES, INFRA, Template, read
 
 pytestmark = pytest.mark.infra
 
@@ -49,6 +51,15 @@ def worth(backlog: int) -> int:
 def tail(given: Rules) -> int:
     """Seconds of one host before its first picture, and after its last one until the alarm knows and it is gone."""
     return COLD_START + LAG[1] + max(rule.periods for rule in given.every) * MINUTE + given.idle
+
+
+def test_a_plan_counts_the_tail_that_there_is() -> None:
+    """`darkroom plan` has no template beside it; with the template's own defaults it is right."""
+    own = rules(Template(read("gpu.yaml"), {"ImageUri": EXAMPLES["ImageUri"][0]}))
+    assert pricing.START == COLD_START
+    assert tail(own) == pricing.START + pricing.END
+    # The document says the sum.
+    assert f"besides {tail(own) // MINUTE} minutes a burst" in (INFRA / "README.md").read_text()
 
 
 def paid(given: Rules, outcome: Outcome, seed: int, minutes: tuple[int, int] = (10, 180)) -> float:
