@@ -27,8 +27,14 @@ CALL_SECONDS = 1.0
 start about 0.5 s."""
 CALL_LOG_BYTES = 2000
 """Of such a call, Lambda's own lines included. Assumed."""
+IMAGE_GB = 6.0
+"""Of the workers' image as a host pulls it. Assumed: torch for CUDA makes it 4 to 8; no such image was built here."""
 IDLE_PARTS = ("alarms", "polls", "doctor", "weekly calls", "dashboard")
+GPU_ZONE = "subnet-0123456789abcdef0"
+"""One subnet: what is paid for in each zone is summed for one."""
 FREE = {
+    "AWS::ApplicationAutoScaling::ScalableTarget",
+    "AWS::ApplicationAutoScaling::ScalingPolicy",
     "AWS::ApiGateway::ApiKey",
     "AWS::ApiGateway::Deployment",
     "AWS::ApiGateway::GatewayResponse",
@@ -38,6 +44,13 @@ FREE = {
     "AWS::ApiGateway::Stage",
     "AWS::ApiGateway::UsagePlan",
     "AWS::ApiGateway::UsagePlanKey",
+    "AWS::EC2::SecurityGroup",
+    "AWS::ECS::CapacityProvider",
+    "AWS::ECS::Cluster",
+    "AWS::ECS::ClusterCapacityProviderAssociations",
+    "AWS::ECS::Service",
+    "AWS::ECS::TaskDefinition",
+    "AWS::IAM::InstanceProfile",
     "AWS::IAM::ManagedPolicy",
     "AWS::IAM::Policy",
     "AWS::IAM::Role",
@@ -50,7 +63,8 @@ FREE = {
     "AWS::SQS::Queue",
     "AWS::SQS::QueuePolicy",
 }
-"""Cost nothing by being there: API calls, objects, messages, log lines and mails are paid for one by one."""
+"""Cost nothing by being there: API calls, objects, messages, log lines and mails are paid for one by one, and hosts by
+the hour for which scaling wants one."""
 
 
 def table() -> dict[str, Any]:
@@ -61,9 +75,18 @@ def table() -> dict[str, Any]:
 
 def idle(**parameters: str) -> dict[str, float]:
     """Dollars a month, by part, of a stack of functions and its alarms. Raises ValueError for what has no price yet."""
+    return _of(("template.yaml", "alarms.yaml"), parameters)
+
+
+def idle_workers(**parameters: str) -> dict[str, float]:
+    """The same of a stack of workers in one zone, which has none while there is nothing to draw."""
+    return _of(("gpu.yaml",), {"SubnetIds": GPU_ZONE, **parameters})
+
+
+def _of(files: tuple[str, ...], parameters: Mapping[str, str]) -> dict[str, float]:
     costs: dict[str, float] = {}
     given = {"ImageUri": EXAMPLES["ImageUri"][0], **parameters}
-    for file in ("template.yaml", "alarms.yaml"):
+    for file in files:
         body = read(file)
         there = Template(body, {name: one for name, one in given.items() if name in body["Parameters"]}).resources()
         for name, one in there.items():
@@ -77,23 +100,31 @@ def _priced(
 ) -> Iterator[tuple[str, float]]:
     if kind == "AWS::CloudWatch::Alarm":
         yield "alarms", alarm_metrics(properties) * price["alarm_metric_month"]
+    elif kind == "AWS::EC2::VPCEndpoint":
+        # A gateway's costs nothing; another one's is paid for in each zone.
+        if properties["VpcEndpointType"] != "Gateway":
+            yield "endpoints", len(properties["SubnetIds"].split(",")) * HOURS * price["endpoint_hour"]
     elif kind == "AWS::CloudWatch::Dashboard":
         yield "dashboard", price["dashboard_month"]
     elif kind == "AWS::Lambda::EventSourceMapping":
         if properties.get("Enabled", True):
             yield "polls", POLLS_AT_ONCE * 3600 / POLL_SECONDS * HOURS * price["sqs_request"]
     elif kind == "AWS::Events::Rule":
-        for target in properties["Targets"]:
-            function = there[target["Arn"].strip("<>").partition(".")[0]]["Properties"]
-            gb_second = price["lambda_gb_second"][function["Architectures"][0]]
-            call = int(function["MemorySize"]) / 1024 * CALL_SECONDS * gb_second + price["lambda_request"]
-            call += CALL_LOG_BYTES / 1e9 * price["log_gb"]
-            doctor = target["Id"] == "doctor"
-            if doctor:
-                call += sum(count * price[request] for request, count in ROUND_REQUESTS.items())
-            yield "doctor" if doctor else "weekly calls", calls_a_month(properties["ScheduleExpression"]) * call
+        yield from _called(properties, there, price)
     elif kind not in FREE:
         raise ValueError(f"what does {name}, {kind}, cost?")
+
+
+def _called(rule: Mapping[str, Any], there: Mapping[str, Any], price: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for target in rule["Targets"]:
+        function = there[target["Arn"].strip("<>").partition(".")[0]]["Properties"]
+        gb_second = price["lambda_gb_second"][function["Architectures"][0]]
+        call = int(function["MemorySize"]) / 1024 * CALL_SECONDS * gb_second + price["lambda_request"]
+        call += CALL_LOG_BYTES / 1e9 * price["log_gb"]
+        doctor = target["Id"] == "doctor"
+        if doctor:
+            call += sum(count * price[request] for request, count in ROUND_REQUESTS.items())
+        yield "doctor" if doctor else "weekly calls", calls_a_month(rule["ScheduleExpression"]) * call
 
 
 def alarm_metrics(alarm: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from handler.api.pricing import END, START
 from handler.aws.metrics import Metrics
 from handler.aws.queue import TaskQueue
 from handler.aws.store import TaskStore
@@ -20,7 +21,17 @@ from handler.settings import Settings
 from handler.work.serving import Generate
 
 from ..support import PlainEngine, sqs_event
-from .costs import HOURS, IDLE_PARTS, ROUND_REQUESTS, alarm_metrics, calls_a_month, idle, table
+from .costs import (
+    HOURS,
+    IDLE_PARTS,
+    IMAGE_GB,
+    ROUND_REQUESTS,
+    alarm_metrics,
+    calls_a_month,
+    idle,
+    idle_workers,
+    table,
+)
 from .template import INFRA, Template, read
 
 pytestmark = pytest.mark.infra
@@ -75,6 +86,8 @@ def test_every_part_of_the_sum_is_in_the_document() -> None:
 
 def test_every_part_that_a_parameter_or_its_use_adds_is_in_the_document(names: set[str]) -> None:
     price, written = table(), rows()
+    host = read("gpu.yaml")["Parameters"]["PricedAs"]["Default"]
+    tail = START + END
     dollars = {
         "dashboard": sum(idle(WithDashboard="true").values()) - sum(idle().values()),
         "metrics": len(names) * price["custom_metric_month"],
@@ -82,6 +95,10 @@ def test_every_part_that_a_parameter_or_its_use_adds_is_in_the_document(names: s
         "logs": price["log_gb"],
         "a NAT gateway": HOURS * price["nat_hour"],
         "an endpoint": HOURS * price["endpoint_hour"],
+        "scaling": sum(idle_workers().values()),
+        "alarm on workers": sum(idle(GpuWorkers="silent").values()) - sum(idle().values()),
+        "a GPU's tail": tail / 3600 * price["hosts"][host],
+        "a pull": IMAGE_GB * price["nat_gb"],
         "a key of your own": price["key_month"],
         "images in ECR": price["registry_gb_month"],
     }
@@ -89,6 +106,24 @@ def test_every_part_that_a_parameter_or_its_use_adds_is_in_the_document(names: s
     assert {part: written[part][-1] for part in dollars} == {part: f"${one:.2f}" for part, one in dollars.items()}
     assert written["metrics"][0].startswith(f"{len(names)} of")
     assert f"${price['nat_gb']}" in written["a NAT gateway"][0]
+    assert f"{tail / 60:g} minutes of a {host}" in written["a GPU's tail"][0]
+    assert f"{IMAGE_GB:g} GB" in written["a pull"][0]
+    counted = sum(idle(GpuWorkers="counted").values()) - sum(idle().values())
+    assert f"`counted` ${counted:.2f}" in written["alarm on workers"][0]
+
+
+def test_workers_that_are_not_there_cost_two_alarms_and_what_the_network_needs() -> None:
+    price, written = table(), rows()
+    assert idle_workers().keys() == {"alarms"}
+    cut_off = {"Endpoints": "true", "VpcCidr": "10.0.0.0/16", "S3Gateway": "true", "RouteTableIds": "rtb-1"}
+    endpoints = idle_workers(**cut_off)["endpoints"]
+    least = round(endpoints / (HOURS * price["endpoint_hour"]))
+    assert f"{least} at least, ${endpoints:.2f}" in written["an endpoint"][0]
+    assert idle_workers(**cut_off, SubnetIds="subnet-1,subnet-2")["endpoints"] == 2 * endpoints
+    # S3's own costs nothing, and each that is left out is not paid for.
+    assert idle_workers(S3Gateway="true", RouteTableIds="rtb-1") == idle_workers()
+    one = endpoints - idle_workers(**cut_off, WithSqs="false")["endpoints"]
+    assert round(one, 2) == round(HOURS * price["endpoint_hour"], 2)
 
 
 @pytest.fixture
