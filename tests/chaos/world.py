@@ -111,6 +111,7 @@ class World:
         self.clock.time = Clock().time
         self.ledger.clear()
         self.bucket.objects.clear()
+        self.bucket.events = []
         self.queue.clear()
         self.dead.clear()
         self.live: list[Process] = []
@@ -353,6 +354,9 @@ class World:
                 expect(bool(told), name, f"{message_id or 'a submission'} was lost")
         for one in self.records():
             expect(one.status in TERMINAL, one.task_id, f"is stuck: {one.status}")
+            told = (event for event in self.bucket.events or [] if event["task_id"] == one.task_id)
+            as_it_ended = (one.status, one.sequence)
+            expect(as_it_ended in ((event["status"], event["sequence"]) for event in told), one.task_id, "was not told")
         for message in [*self.queue.messages, *self.dead.messages]:
             expect(False, message.name, f"is left: {message.body}")
         for key in self.bucket.under("open/"):
