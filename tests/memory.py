@@ -227,6 +227,10 @@ class MemoryStore:
         keys = self._do("list open/", lambda: self.bucket.under(prefix))
         return list(dict.fromkeys(key.removeprefix(prefix).removesuffix(AGAIN) for key in keys))[:most]
 
+    def read_request(self, bucket: str, key: str) -> bytes | None:
+        there = self._do("read a request", lambda: self.bucket.objects.get(key))
+        return there.body if there else None
+
     def objects_of(self, task_id: str) -> dict[str, datetime]:
         prefix, record = self._key(task_id, ""), self.record_key(task_id)
         keys = self._do(f"list {prefix}", lambda: self.bucket.under(prefix))

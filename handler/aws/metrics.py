@@ -1,5 +1,8 @@
 """Metrics in CloudWatch's embedded metric format: JSON lines on stdout, which CloudWatch Logs turns into metrics.
 
+Every metric has the dimension ``stack``, or alarms of one stack would ring for another in the same account. Its value
+is read off the queue's name, which all who tell metrics know: ``infra/template.yaml`` calls it ``STACK-tasks``.
+
 Source of the format: CloudWatch user guide, "Embedding metrics within logs". Written with ``METRICS=1`` only.
 """
 
@@ -7,13 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .tracing import STATUS
+
 if TYPE_CHECKING:
     from ..contract.record import Record
     from ..engine import Developed
     from ..errors import Code
     from ..settings import Settings
 
-NAMESPACE, SERVICE = "Darkroom", "darkroom"
+NAMESPACE, STACK = "Darkroom", "darkroom"
 SECONDS = ("queue", "load", "text", "denoise", "decode", "encode", "upload", "total")
 
 
@@ -22,6 +27,8 @@ class Metrics:
 
     def __init__(self, settings: Settings) -> None:
         self._on = settings.metrics
+        queue = settings.queue_url.rpartition("/")[2]
+        self._stack = queue.removesuffix("-tasks") or STACK
 
     def completed(self, record: Record, developed: Developed) -> None:
         """A completed task: its timings, and its share of the forwards; the shares of all tasks sum to all forwards."""
@@ -42,8 +49,13 @@ class Metrics:
         )
 
     def failed(self, code: Code) -> None:
-        self._emit({"TasksFailed": 1})
+        """A task that failed; apart from those one that its caller asked for in vain: no alarm is to ring for it."""
+        self._emit({"TasksFailed" if STATUS[code] >= 500 else "TasksRefused": 1})
         self._emit({"FailedByCode": 1}, code=code)
+
+    def unloadable(self) -> None:
+        """The model could not be loaded. No task fails by it, for each waits for a worker that can."""
+        self._emit({"ModelUnavailable": 1})
 
     def cancelled(self) -> None:
         self._emit({"TasksCancelled": 1})
@@ -59,7 +71,7 @@ class Metrics:
         from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
         metrics = EphemeralMetrics(namespace=NAMESPACE)
-        for dimension, named in (dimensions or {"service": SERVICE}).items():
+        for dimension, named in {"stack": self._stack, **dimensions}.items():
             metrics.add_dimension(dimension, named)
         for name, value in values.items():
             unit = MetricUnit.Seconds if name.endswith("Seconds") else MetricUnit.Count

@@ -46,6 +46,8 @@ FAR_FUTURE_MS = 9_999_999_999_999
 MOST_SCANNED = 400
 """The most records that are read for one filtered page: about a second, and a fiftieth of a cent."""
 READ_AT_ONCE = 32
+MAX_REQUEST = 256 * 1024
+"""As contract.request.MAX_BODY, which would bring pydantic."""
 NAME = re.compile(TASK_ID)
 
 
@@ -337,6 +339,13 @@ class TaskStore:
         """The input image, or None. The bytes of one that is too large are not read, to save memory."""
         upload = s3.get_up_to(self._s3, self.upload_key(upload_id), MAX_UPLOAD)
         return Upload(*upload) if upload else None
+
+    def read_request(self, bucket: str, key: str) -> bytes | None:
+        """A file that holds a request; None for one that is gone, larger than any request, or in another bucket."""
+        if bucket != self._settings.bucket:
+            return None
+        found = s3.get_up_to(self._s3, key, MAX_REQUEST)
+        return found[1] if found and found[0] <= MAX_REQUEST else None
 
     def presign(self, key: str) -> str:
         """A GET URL, valid for ``URL_LIFETIME`` seconds and no longer than the credentials that sign it."""

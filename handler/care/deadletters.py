@@ -89,7 +89,7 @@ class DeadLetters:
         Raises Finished, Held, Conflict, LostRace and ServiceFault.
         """
         try:
-            asked = asked_by(message)
+            asked = asked_by(message, files=self._store)
         except InvalidRequest as fault:
             asked = Asked.unnamed(message, parsed=Parsed(None, fault.details, None))
         store, now = self._store.for_tenant(asked.tenant), self._now()

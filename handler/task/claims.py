@@ -48,6 +48,10 @@ class Claims:
         self._keep = timedelta(days=settings.retention_days)
         self._lease = timedelta(seconds=settings.lease)
 
+    def asked(self, message: Message, card: ModelCard | None = None) -> Asked:
+        """What a message asks for. Raises as :func:`.messages.asked_by` does."""
+        return asked_by(message, card, self._store)
+
     def claim(self, asked: Asked, message: Message, engine: Engine, deadline: float) -> Attempt:
         """Claims the task for a new attempt, creating its record if there is none.
 
@@ -166,12 +170,12 @@ class Claims:
     def record_pending(self, message: Message) -> None:
         """Writes a pending record for a message that cannot be served yet, so that the task's status can be read."""
         try:
-            asked = asked_by(message)
+            asked = self.asked(message)
             store = self._store.for_tenant(asked.tenant)
             if asked.pointer is None and store.read(asked.task_id) is None:
                 record = self._new_record(asked, message, store.tenant)
                 store.announce(record)
                 store.create(record)
-        except (InvalidRequest, LostRace, ServiceFault) as fault:
+        except (InvalidRequest, Finished, LostRace, ServiceFault) as fault:
             # The message comes back to the queue, and this is tried again.
             logger.info("not recorded yet", message_id=message.message_id, fault=fault.message)

@@ -8,8 +8,12 @@ merely looks a little like one is refused by its own unknown fields.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote_plus
 
 DEEPEST = 3
 """Envelopes in envelopes: an event that SNS was sent, by way of a pipe."""
@@ -23,6 +27,66 @@ EVENT_ALWAYS = frozenset({"version", "id", "detail-type", "source", "account", "
 EVENT_PERHAPS = frozenset({"replay-name", "trace-header"})
 RECORD_ALWAYS = frozenset({"messageId", "receiptHandle", "body", "attributes", "eventSource", "eventSourceARN"})
 RECORD_PERHAPS = frozenset({"messageAttributes", "md5OfBody", "md5OfMessageAttributes", "awsRegion"})
+
+
+FILE = re.compile(r"requests/[\w!.*'()/ -]{1,900}\.json")
+"""Keys of files that hold a request."""
+S3_TEST = frozenset({"Service", "Event", "Time", "Bucket", "RequestId", "HostId"})
+"""What S3 sends when its notifications are switched on."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that S3 says is new. ``sequencer`` tells one writing of the key from another."""
+
+    bucket: str
+    key: str
+    sequencer: str
+
+    @property
+    def task_id(self) -> str:
+        """The same however often S3 tells of it: a task that the file does not name itself is drawn once."""
+        told = f"{self.bucket} {self.key} {self.sequencer}"
+        return f"file-{hashlib.sha256(told.encode()).hexdigest()[:32]}"
+
+
+def file_in(body: str) -> File | None:
+    """The file that a notification of S3's tells of, or that an "Object Created" event's detail does; None for what is
+    neither. Sources: Amazon S3 user guide, "Event message structure" and "EventBridge event message structure".
+    """
+    outer = _object(body)
+    if outer is None:
+        return None
+    records = outer.get("Records")
+    if outer.keys() == {"Records"} and isinstance(records, list) and len(records) == 1 and isinstance(records[0], dict):
+        (told,) = records
+        new = told.get("eventSource") == "aws:s3" and str(told.get("eventName")).startswith("ObjectCreated:")
+        return _file(told.get("s3"), quoted=True) if new else None
+    return _file(outer, quoted=False) if {"bucket", "object", "request-id"} <= outer.keys() else None
+
+
+def is_test_of_s3(body: str) -> bool:
+    """Whether it is the message by which S3 tries whether it may send."""
+    outer = _object(body)
+    return outer is not None and outer.keys() == S3_TEST and outer["Event"] == "s3:TestEvent"
+
+
+def _file(told: Any, *, quoted: bool) -> File | None:
+    try:
+        bucket, key, sequencer = told["bucket"]["name"], told["object"]["key"], told["object"].get("sequencer", "")
+    except (KeyError, TypeError, AttributeError):
+        return None
+    if not all(isinstance(one, str) for one in (bucket, key, sequencer)):
+        return None
+    return File(bucket, unquote_plus(key) if quoted else key, sequencer)
+
+
+def _object(body: str) -> dict[str, Any] | None:
+    try:
+        outer: Any = json.loads(body) if body.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        return None
+    return outer if isinstance(outer, dict) else None
 
 
 def unwrapped(body: str) -> str:
@@ -42,11 +106,8 @@ def beginning(body: str) -> str:
 
 def _held(body: str) -> str | None:
     """What is in the outermost envelope; None if there is none."""
-    try:
-        outer: Any = json.loads(body) if body.lstrip().startswith("{") else None
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(outer, dict):
+    outer = _object(body)
+    if outer is None:
         return None
     if _is(outer, SNS_ALWAYS, SNS_PERHAPS) and outer["Type"] == "Notification":
         held = outer["Message"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..contract.ids import TENANT
 from ..contract.pointer import pointer_in
 from ..contract.request import Parsed, parse
 from ..errors import Conflict, FieldError, Finished, InvalidRequest
-from .envelopes import beginning, unwrapped
+from .envelopes import FILE, File, beginning, file_in, is_test_of_s3, unwrapped
 
 if TYPE_CHECKING:
     from ..aws.queue import Message
@@ -57,9 +57,17 @@ class Asked:
             raise Conflict(f"the task_id {self.task_id} names another request")
 
 
-def asked_by(message: Message, card: CardChecks | None = None) -> Asked:
-    """Reads a message, and what it holds in envelopes of other services. A request is checked against the ``card`` of
-    the model that will run it, where it is known.
+class Files(Protocol):
+    """The part of TaskStore that holds requests in files."""
+
+    def read_request(self, bucket: str, key: str) -> bytes | None: ...
+
+
+def asked_by(message: Message, card: CardChecks | None = None, files: Files | None = None) -> Asked:
+    """Reads a message, and what it holds in envelopes of other services, or in the one of ``files`` that S3 says is
+    new. A request is checked against the ``card`` of the model that will run it, where it is known.
+
+    Raises Finished for a message that asks for nothing, and ServiceFault where a file cannot be read.
 
     Raises InvalidRequest where no tenant can be called what the message names as one: no record may be written then
     but one under the message's own id, and without a tenant.
@@ -70,6 +78,20 @@ def asked_by(message: Message, card: CardChecks | None = None) -> Asked:
         raise InvalidRequest([FieldError("tenant", f"the message attribute must match {TENANT}")])
     if pointer:
         return Asked(pointer.task_id, tenant, pointer)
-    body = unwrapped(message.body)
+    body, name = unwrapped(message.body), message.message_id
+    if is_test_of_s3(body):
+        raise Finished("S3 tried whether it may send")
+    if (file := file_in(body)) is not None:
+        body, name = _in_file(file, files), file.task_id
     parsed = parse(body, card)
-    return Asked(parsed.task_id or message.message_id, tenant, parsed=parsed, body=beginning(body))
+    return Asked(parsed.task_id or name, tenant, parsed=parsed, body=beginning(body))
+
+
+def _in_file(file: File, files: Files | None) -> str:
+    """What a file holds that S3 tells of. Raises InvalidRequest for one that may not be read, or is gone."""
+    if files is None or not FILE.fullmatch(file.key):
+        raise InvalidRequest([FieldError("body", "S3 tells of a file that is no requests/….json of this deployment")])
+    found = files.read_request(file.bucket, file.key)
+    if found is None:
+        raise InvalidRequest([FieldError("body", f"{file.key} is not in this deployment's bucket")])
+    return found.decode("utf-8", "surrogateescape")

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..aws.metrics import Metrics
 from ..contract.health import cannot_load, report
 from ..errors import ModelUnavailable
 from ..logs import logger, new_log_id
@@ -40,7 +41,7 @@ class LazyEngine:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._store, self._load, self._now = settings, store, load, now
-        self._monotonic = monotonic
+        self._monotonic, self._metrics = monotonic, Metrics(settings)
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._fault: ModelUnavailable | None = None
@@ -80,6 +81,7 @@ class LazyEngine:
                 cause=repr(fault.__cause__) if fault.__cause__ else None,
                 exc_info=None if known else fault,
             )
+            self._metrics.unloadable()
             self._report(reason=self._fault.message)
             raise self._fault from fault
         finally:

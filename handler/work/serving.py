@@ -40,7 +40,7 @@ from ..task.attempt import NO_PLACE
 from ..task.budget import RESERVE, Costs, size_of
 from ..task.claims import Claims
 from ..task.heartbeat import RELEASE_WITHIN, Heartbeat, Hidden
-from ..task.messages import Asked, asked_by
+from ..task.messages import Asked
 from .admission import Admission, Admitted
 from .delivery import Delivery, Returned
 from .developing import AttemptRunner
@@ -220,10 +220,12 @@ class Generate:
         """
         message = delivery.message
         try:
-            asked = asked_by(message, engine.card)
+            asked = self._claims.asked(message, engine.card)
         except InvalidRequest as fault:
             # Recorded under the message's own id and without a tenant: that cannot be anybody else's task.
             return self._claims.reject(Asked.unnamed(message), fault)
+        except Finished as fault:
+            return logger.info("nothing to do", message_id=message.message_id, fault=fault.message)
         try:
             self._draw(delivery, asked, engine)
         except Suspended as fault:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from handler.api.submission import Submit
+from handler.aws.metrics import Metrics
 from handler.care.deadletters import DeadLetters
-from handler.errors import Internal, OutOfMemory
+from handler.errors import Internal, NotFinite, OutOfMemory, OutOfTime, UnsafeContent
 from handler.logs import logger
 from handler.work.serving import Generate
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from handler.aws.queue import TaskQueue
     from handler.aws.store import TaskStore
+    from handler.errors import DarkroomError
     from handler.settings import Settings
 
 FOX = '{"prompt": "a secret fox", "task_id": "mine"}'
@@ -47,7 +49,7 @@ def test_a_finished_task(generate: Generate, capsys: pytest.CaptureFixture[str])
     generate.handle(sqs_event(FOX), None)
     (line,) = told(capsys)
     (about,) = line["_aws"]["CloudWatchMetrics"]
-    assert (about["Namespace"], about["Dimensions"]) == ("Darkroom", [["service"]])
+    assert (about["Namespace"], about["Dimensions"]) == ("Darkroom", [["stack"]])
     units = {one["Name"]: one["Unit"] for one in about["Metrics"]}
     assert (units["TotalSeconds"], units["ImageBytes"], units["Images"]) == ("Seconds", "Bytes", "Count")
     assert (line["TasksCompleted"], line["ColdStarts"], line["BatchSize"]) == ([1.0], [1.0], [1.0])
@@ -55,16 +57,62 @@ def test_a_finished_task(generate: Generate, capsys: pytest.CaptureFixture[str])
     assert line["ImageBytes"][0] > 0
 
 
-@pytest.mark.parametrize(("body", "code"), [(FOX, "OUT_OF_MEMORY"), ('{"prompt": ""}', "INVALID_REQUEST")])
-def test_a_failed_task(
-    generate: Generate, plain: PlainEngine, capsys: pytest.CaptureFixture[str], body: str, code: str
+@pytest.mark.parametrize(
+    ("body", "fault", "code", "counted"),
+    [
+        (FOX, OutOfMemory("too large"), "OUT_OF_MEMORY", "TasksFailed"),
+        (FOX, NotFinite("overflows"), "INTERNAL", "TasksFailed"),
+        (FOX, OutOfTime("too late"), "TIMED_OUT", "TasksFailed"),
+        (FOX, UnsafeContent("unsafe"), "UNSAFE_CONTENT", "TasksRefused"),
+        ('{"prompt": ""}', None, "INVALID_REQUEST", "TasksRefused"),
+    ],
+)
+def test_a_task_that_failed_or_was_asked_for_in_vain(
+    generate: Generate,
+    plain: PlainEngine,
+    capsys: pytest.CaptureFixture[str],
+    body: str,
+    fault: DarkroomError | None,
+    code: str,
+    counted: str,
 ) -> None:
-    plain.fault = OutOfMemory("too large")
+    """What its caller did wrong is counted apart: the alarm is for our own faults."""
+    plain.fault = fault
     generate.handle(sqs_event(body), None)
     failed, by_code = told(capsys)
-    assert failed["TasksFailed"] == [1.0]
+    assert failed.keys() & {"TasksFailed", "TasksRefused"} == {counted}
+    assert failed[counted] == [1.0]
     assert (by_code["code"], by_code["FailedByCode"]) == (code, [1.0])
-    assert by_code["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["code"]]
+    assert sorted(by_code["_aws"]["CloudWatchMetrics"][0]["Dimensions"][0]) == ["code", "stack"]
+
+
+@pytest.mark.parametrize(
+    ("queue_url", "stack"),
+    [
+        ("https://sqs.us-east-1.amazonaws.com/123456789012/prod-2-tasks", "prod-2"),
+        ("https://sqs.us-east-1.amazonaws.com/123456789012/pictures", "pictures"),
+        ("", "darkroom"),
+    ],
+)
+def test_stacks_are_told_apart(
+    metered: Settings, capsys: pytest.CaptureFixture[str], queue_url: str, stack: str
+) -> None:
+    Metrics(replace(metered, queue_url=queue_url)).cancelled()
+    (line,) = told(capsys)
+    assert line["stack"] == stack
+
+
+def test_a_model_that_cannot_be_loaded(
+    metered: Settings, store: TaskStore, queue: TaskQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its tasks wait and none fails, so that nothing else would tell."""
+
+    def load(_: Settings) -> PlainEngine:
+        raise OSError("no weights")
+
+    Generate(metered, store, queue, load).handle(sqs_event(FOX), None)
+    (line,) = told(capsys)
+    assert line["ModelUnavailable"] == [1.0]
 
 
 def test_wasted_steps(generate: Generate, plain: PlainEngine, capsys: pytest.CaptureFixture[str]) -> None:

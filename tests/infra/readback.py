@@ -269,11 +269,13 @@ def _api_stage(aws: Aws, _: str, wanted: Properties) -> Properties:
     gateway = aws.client("apigateway")
     seen = gateway.get_stage(restApiId=wanted["RestApiId"], stageName=wanted["StageName"])
     settings = seen.get("methodSettings", {}).get("*/*", {})
+    log = seen.get("accessLogSettings", {})
     return {
         "RestApiId": wanted["RestApiId"],
         "DeploymentId": seen["deploymentId"],
         "StageName": seen["stageName"],
         "TracingEnabled": seen.get("tracingEnabled"),
+        "AccessLogSetting": {"DestinationArn": log.get("destinationArn"), "Format": log.get("format")},
         "MethodSettings": [
             {
                 "ResourcePath": "/*",
@@ -292,11 +294,12 @@ def _api_key(aws: Aws, identity: str, _: Properties) -> Properties:
 
 def _usage_plan(aws: Aws, identity: str, _: Properties) -> Properties:
     seen = aws.client("apigateway").get_usage_plan(usagePlanId=identity)
+    quota = seen.get("quota") or {}
     return {
         "UsagePlanName": seen["name"],
         "ApiStages": [{"ApiId": one["apiId"], "Stage": one["stage"]} for one in seen["apiStages"]],
         "Throttle": {"RateLimit": seen["throttle"]["rateLimit"], "BurstLimit": seen["throttle"]["burstLimit"]},
-        "Quota": {"Limit": seen["quota"]["limit"], "Period": seen["quota"]["period"]},
+        "Quota": {"Limit": quota.get("limit"), "Period": quota.get("period")},
     }
 
 

@@ -52,10 +52,11 @@ MINISTACK_DROPS = {
     "AWS::S3::Bucket.LifecycleConfiguration",
 }
 MINISTACK_DROPS_OTHERWISE = {
+    "AWS::ApiGateway::Stage.AccessLogSetting",
     "AWS::Lambda::EventSourceMapping.Enabled",  # always on
     "AWS::S3::Bucket.BucketEncryption",  # always AES256
 }
-MINISTACK_REFUSES = {"TaskErrorsAlarm", "FunctionErrorsAlarm", "ThrottlesAlarm", "NoWorkerAlarm"}
+MINISTACK_REFUSES = {"TaskErrorsAlarm", "FunctionErrorsAlarm", "NoWorkerAlarm"}
 """Alarms over metric math."""
 OTHERWISE = {
     "Auth": "Iam",
@@ -64,7 +65,9 @@ OTHERWISE = {
     "ModelInS3": "models/sd/turbo",
     "GenerateOnLambda": "false",
     "GenerateTimeout": "60",
-    "Tracing": "PassThrough",
+    "AccessLog": "true",
+    "DailyQuota": "1000",
+    "Tracing": "Active",
 }
 
 
@@ -95,13 +98,13 @@ def test_ministack_refuses_alarms_over_metric_math_and_makes_the_others(mini: Aw
         assert refused.value.reasons.keys() == {name}
         mini.client("cloudformation").delete_stack(StackName="refused")
     rest = {**body, "Resources": {name: one for name, one in body["Resources"].items() if name not in math}}
-    alarmed = deploy(mini, "alarmed", {"AlarmEmail": "somebody@example.com"}, body=rest)
+    alarmed = deploy(mini, "alarmed", {"AlarmEmail": "somebody@example.com", "WithDashboard": "true"}, body=rest)
     assert differences(alarmed) == (set(), set())
     alarmed.delete()
 
 
 def test_moto_makes_what_it_can(moto: Aws) -> None:
-    stack = deploy(moto, "darkroom")
+    stack = deploy(moto, "darkroom", {"Tracing": "Active"})
     assert stack.seconds < 30
     assert differences(stack) == (MOTO_HAS_NO, MOTO_DROPS)
 

@@ -99,8 +99,12 @@ ON_WORKERS_ALONE = {
 OTHERWISE = {"CHECKPOINT_EVERY": "a spot host goes with two minutes' notice or with none; an invocation knows its end"}
 NOT_FOR_WORKERS = {
     **dict.fromkeys(["DEAD_LETTER_URL"], "a function of its own takes dead letters"),
-    **dict.fromkeys(["TENANTS", "DAILY_IMAGES", "DAILY_DOLLARS", "IMAGE_DOLLARS"], "judged at the door"),
-    **dict.fromkeys(["URL_LIFETIME", "INLINE_IMAGES", "PUBLIC_ENDPOINT_URL"], "of answers over HTTP"),
+    **dict.fromkeys(
+        ["TENANTS", "TENANT_TASKS", "DAILY_IMAGES", "DAILY_DOLLARS", "IMAGE_DOLLARS"], "judged at the door"
+    ),
+    **dict.fromkeys(
+        ["URL_LIFETIME", "INLINE_IMAGES", "PUBLIC_ENDPOINT_URL", "CORS_ORIGINS", "OPENAI_WAIT"], "of answers over HTTP"
+    ),
     "STUCK_AFTER": "the doctor's",
     "MODEL_CONFIG": "a baked or fetched folder holds it beside the single file",
     **dict.fromkeys(["COMPILE", "GRAPHS", "ATTENTION"], "auto is measured on the device that is there"),

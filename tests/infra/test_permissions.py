@@ -82,7 +82,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> set[Call]:
 
 
 def allowed(**parameters: str) -> list[Grant]:
-    return list(grants(Template(read("template.yaml"), parameters, ARNS)))
+    """With traces: nothing else is then missing."""
+    return list(grants(Template(read("template.yaml"), {"Tracing": "Active"} | parameters, ARNS)))
 
 
 def of(role: str) -> Iterator[Grant]:

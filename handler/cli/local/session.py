@@ -180,7 +180,7 @@ def invoke_event(settings: Settings, event: dict[str, Any], say: Say) -> list[di
 def _name(store: TaskStore, message: Message) -> tuple[str | None, str]:
     """Tenant and task_id of a message's task: those that it names, or its message_id if that names another request."""
     try:
-        asked = asked_by(message)
+        asked = asked_by(message, files=store)
         stored = store.for_tenant(asked.tenant).read(asked.task_id)
         if stored is not None:
             asked.check(Record.from_json(stored.body))
