@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from handler.api.submission import Submit
+from handler.aws.events import detail
 from handler.care.deadletters import DeadLetters
 from handler.care.redrive import Redrive
 from handler.care.rounds import Doctor
@@ -354,9 +355,7 @@ class World:
                 expect(bool(told), name, f"{message_id or 'a submission'} was lost")
         for one in self.records():
             expect(one.status in TERMINAL, one.task_id, f"is stuck: {one.status}")
-            told = (event for event in self.bucket.events or [] if event["task_id"] == one.task_id)
-            as_it_ended = (one.status, one.sequence)
-            expect(as_it_ended in ((event["status"], event["sequence"]) for event in told), one.task_id, "was not told")
+            expect(detail(one) in (self.bucket.events or []), one.task_id, "nobody was told of its end")
         for message in [*self.queue.messages, *self.dead.messages]:
             expect(False, message.name, f"is left: {message.body}")
         for key in self.bucket.under("open/"):
