@@ -5,7 +5,7 @@ alone, and at most every few seconds.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..contract.health import Measured
 from ..errors import ServiceFault
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..aws.queue import Backlog
     from ..contract.health import Health
+    from ..settings import Settings
 
 ASK_EVERY = 5.0
 """Seconds; the counts themselves are up to a minute late."""
@@ -22,11 +23,32 @@ USUAL_STEPS = 50
 """Of a task whose model has no default: diffusers' own."""
 
 
-class Ahead:
-    """``count``: asks the queue; None where there is none to ask. Thread-safe: a race asks twice."""
+class Counted(Protocol):
+    """What of :class:`~handler.aws.queue.TaskQueue` is used."""
 
-    def __init__(self, count: Callable[[], Backlog] | None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._count, self._monotonic = count, monotonic
+    def backlog(self) -> Backlog: ...
+
+
+class WhenAsked:
+    """The settings' queue, whose client is made only when it is asked: that takes longer than all else here."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._queue: Counted | None = None
+
+    def backlog(self) -> Backlog:
+        from ..aws.queue import TaskQueue
+
+        if self._queue is None:
+            self._queue = TaskQueue(self._settings)
+        return self._queue.backlog()
+
+
+class Ahead:
+    """``queue``: None where there is none to ask. Thread-safe: a race asks twice."""
+
+    def __init__(self, queue: Counted | None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._queue, self._monotonic = queue, monotonic
         self._known: Backlog | None = None
         self._asked_at = float("-inf")
 
@@ -36,7 +58,7 @@ class Ahead:
         All messages that are visible may be before it: SQS tells no order. Those that are hidden are being drawn, and
         as many are drawn at a time.
         """
-        backlog = self._backlog() if record["status"] == "pending" and self._count is not None else None
+        backlog = self._backlog() if record["status"] == "pending" and self._queue is not None else None
         if backlog is None:
             return {"ahead": None, "wait_seconds": None}
         ahead = max(0, backlog.visible - 1)
@@ -46,9 +68,9 @@ class Ahead:
 
     def _backlog(self) -> Backlog | None:
         now = self._monotonic()
-        if now - self._asked_at >= ASK_EVERY and self._count is not None:
+        if now - self._asked_at >= ASK_EVERY and self._queue is not None:
             try:
-                self._known, self._asked_at = self._count(), now
+                self._known, self._asked_at = self._queue.backlog(), now
             except ServiceFault:
                 self._known, self._asked_at = None, now  # the task's state is told all the same
         return self._known

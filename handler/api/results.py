@@ -11,7 +11,6 @@ import re
 import time
 from copy import copy
 from datetime import datetime
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..aws.store import TaskStore, index_name
@@ -21,7 +20,7 @@ from ..contract.paging import CURSOR, MAX_PAGE, MAX_TAG
 from ..contract.statuses import STATUSES, TERMINAL
 from ..errors import FieldError, InvalidRequest, NotFound
 from . import freshness
-from .ahead import Ahead
+from .ahead import Ahead, WhenAsked
 from .health import ModelHealth, card_of, expected
 from .pages import Pages
 from .routing import Api, Call, Event, LambdaResponse, Reply, bytes_in_lambda, json_reply
@@ -30,9 +29,9 @@ from .tenants import tenant_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..aws.queue import Backlog, TaskQueue
     from ..aws.s3 import Stored
     from ..settings import Settings
+    from .ahead import Counted
     from .routing import Route
 
 MAX_INLINE = 4 * 1024 * 1024
@@ -65,7 +64,7 @@ class Status:
         settings: Settings,
         store: TaskStore,
         *,
-        count: Callable[[], Backlog] | None = None,
+        queue: Counted | None = None,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
@@ -74,7 +73,7 @@ class Status:
         self._settings, self._store, self._max_inline = settings, store, max_inline
         self._now, self._sleep, self._monotonic = now, sleep, monotonic
         self.health = ModelHealth(store, settings, now)
-        self._ahead = Ahead(count, monotonic=monotonic)
+        self._ahead = Ahead(queue, monotonic=monotonic)
         self._api = Api(
             {
                 "GET /results": self._per_tenant(Status._results),
@@ -255,13 +254,5 @@ class Status:
 
 
 def build(settings: Settings) -> Status:
-    """The handler on real S3, and SQS where a waiting task is asked for: only then is its client made."""
-
-    @cache
-    def queue() -> TaskQueue:
-        from ..aws.queue import TaskQueue
-
-        return TaskQueue(settings)
-
-    count = (lambda: queue().backlog()) if settings.queue_url else None
-    return Status(settings, TaskStore(settings), count=count)
+    """The handler on real S3, and SQS."""
+    return Status(settings, TaskStore(settings), queue=WhenAsked(settings) if settings.queue_url else None)

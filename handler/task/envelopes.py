@@ -29,8 +29,8 @@ RECORD_ALWAYS = frozenset({"messageId", "receiptHandle", "body", "attributes", "
 RECORD_PERHAPS = frozenset({"messageAttributes", "md5OfBody", "md5OfMessageAttributes", "awsRegion"})
 
 
-FILE = re.compile(r"requests/[\w!.*'()/ -]{1,900}\.json")
-"""Keys of files that hold a request."""
+FILE = re.compile(r"requests(/(?!\.)[^/\\]+)+(?<=\.json)")
+"""Keys of files that hold a request: no part of them begins with a dot, or is empty."""
 S3_TEST = frozenset({"Service", "Event", "Time", "Bucket", "RequestId", "HostId"})
 """What S3 sends when its notifications are switched on."""
 

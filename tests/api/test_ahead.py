@@ -27,6 +27,19 @@ HEALTH: Any = {
 PENDING: Any = {"status": "pending", "request": {"prompt": "fox"}}
 
 
+class Told:
+    """A queue that says what it is told to; ``asked``: how often."""
+
+    def __init__(self, visible: int, hidden: int, fault: Exception | None = None) -> None:
+        self._backlog, self._fault, self.asked = backlog(visible, hidden), fault, 0
+
+    def backlog(self) -> Backlog:
+        self.asked += 1
+        if self._fault is not None:
+            raise self._fault
+        return self._backlog
+
+
 def backlog(visible: int, hidden: int) -> Backlog:
     return Backlog(visible, hidden, 0, 3600)
 
@@ -42,35 +55,28 @@ def backlog(visible: int, hidden: int) -> Backlog:
     ],
 )
 def test_what_is_told(visible: int, hidden: int, request_: dict[str, Any], expected: tuple[int, float]) -> None:
-    ahead = Ahead(lambda: backlog(visible, hidden))
+    ahead = Ahead(Told(visible, hidden))
     told = ahead.of({"status": "pending", "request": request_}, lambda: HEALTH)
     assert (told["ahead"], told["wait_seconds"]) == expected
 
 
 def test_nothing_of_one_that_does_not_wait_and_where_nobody_can_tell() -> None:
-    def fails() -> Backlog:
-        raise ServiceFault("SQS failed")
-
+    fails = Told(0, 0, ServiceFault("SQS failed"))
     nothing = {"ahead": None, "wait_seconds": None}
-    assert Ahead(lambda: backlog(5, 0)).of({"status": "completed", "request": {}}, lambda: HEALTH) == nothing
+    assert Ahead(Told(5, 0)).of({"status": "completed", "request": {}}, lambda: HEALTH) == nothing
     assert Ahead(None).of(PENDING, lambda: HEALTH) == nothing
     assert Ahead(fails).of(PENDING, lambda: HEALTH) == nothing
-    unknown = Ahead(lambda: backlog(5, 0)).of(PENDING, lambda: {"measured": None, "model": None})  # type: ignore[typeddict-item]
+    unknown = Ahead(Told(5, 0)).of(PENDING, lambda: {"measured": None, "model": None})  # type: ignore[typeddict-item]
     assert unknown == {"ahead": 4, "wait_seconds": None}
 
 
 def test_sqs_is_asked_once_in_a_while() -> None:
-    at, asked = [0.0], []
-
-    def count() -> Backlog:
-        asked.append(at[0])
-        return backlog(3, 0)
-
-    ahead = Ahead(count, monotonic=lambda: at[0])
-    for now in (0.0, 1.0, 4.9, 5.0, 6.0):
+    at, queue = [0.0], Told(3, 0)
+    ahead = Ahead(queue, monotonic=lambda: at[0])
+    for now, asked in ((0.0, 1), (1.0, 1), (4.9, 1), (5.0, 2), (6.0, 2)):
         at[0] = now
         ahead.of(PENDING, lambda: HEALTH)
-    assert asked == [0.0, 5.0]
+        assert queue.asked == asked
 
 
 def test_over_http_and_not_once_it_has_ended(
@@ -78,17 +84,11 @@ def test_over_http_and_not_once_it_has_ended(
 ) -> None:
     for name in ("fox-1", "fox-2"):
         submit.submit(f'{{"prompt": "fox", "task_id": "{name}"}}')
-    status = build(settings)
-    result = answer_of(status.handle(http_event("GET", "/results/fox-2"), None))[1]
-    assert result["ahead"] == 1
+    for status in (build(settings), Status(settings, store, queue=queue)):
+        assert answer_of(status.handle(http_event("GET", "/results/fox-2"), None))[1]["ahead"] == 1
     for message in queue.receive(10, wait=1):
         generate.serve(message)
-    counted: list[int] = []
-
-    def count() -> Backlog:
-        counted.append(1)
-        return backlog(0, 0)
-
-    ended = Status(settings, store, count=count)
+    told = Told(0, 0)
+    ended = Status(settings, store, queue=told)
     assert answer_of(ended.handle(http_event("GET", "/results/fox-2"), None))[1]["ahead"] is None
-    assert counted == [], "a poll of a finished task is one GET and no other call"
+    assert told.asked == 0, "a poll of a finished task is one GET and no other call"

@@ -140,3 +140,13 @@ def test_errors_of_the_path_are_in_their_envelope(submit: Submit) -> None:
     assert (status, answer["error"]["param"]) == (422, "body")
     status, answer = answer_of(submit.handle(http_event("POST", "/nothing", body="{}"), None))
     assert "details" in answer["error"], "elsewhere ours"
+
+
+def test_each_tenant_has_its_own(settings: Settings, store: TaskStore, queue: TaskQueue, drawn: PlainEngine) -> None:
+    with api(replace(settings, openai_wait=8.0, tenants="header"), store, queue) as running:
+        alice = openai.OpenAI(base_url=f"{running.url}/v1", api_key="any", default_headers={"X-API-Key": "alice"})
+        answer = alice.images.generate(prompt="a fox", response_format="b64_json")
+        assert answer.data is not None
+        assert Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json or ""))).format == "PNG"
+        assert len(store.for_tenant("alice").newest(10, None)[0]) == 1
+        assert store.for_tenant("bob").newest(10, None)[0] == []

@@ -91,3 +91,17 @@ def test_one_that_has_not_ended_is_cancelled_first(submit: Submit) -> None:
     assert delete(submit, "fox-2", purge="1")[0] == 200
     assert delete(submit, "nobody", purge="1")[0] == 404
     assert delete(submit, "fox-2", purge="yes")[0] == 422
+
+
+@pytest.mark.parametrize("tenant", [None, "alice"])
+def test_whatever_lies_beside_the_record_goes(submit: Submit, store: TaskStore, tenant: str | None) -> None:
+    """Of a task that was stopped and failed, say: steps saved, a preview."""
+    own, here = submit.for_tenant(tenant), store.for_tenant(tenant)
+    own.submit('{"prompt": "fox", "task_id": "fox-1"}')
+    own.cancel("fox-1")
+    here.put_checkpoint("fox-1", b"steps", "abc")
+    here.put_image(here.preview_key("fox-1"), b"small", "image/jpeg")
+    here.put_image(here.image_key("fox-1", 1, 0, "png"), b"picture", "image/png")
+    assert len(here.objects_of("fox-1")) == 3
+    own.purge("fox-1")
+    assert here.objects_of("fox-1") == {}

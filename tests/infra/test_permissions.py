@@ -36,6 +36,10 @@ SUITE = (
     "api/test_tenants",
     "api/test_quota",
     "api/test_uploads",
+    "api/test_openai",
+    "api/test_purging",
+    "api/test_ahead",
+    "task/test_envelopes",
     "care/test_deadletters",
     "care/test_care",
 )

@@ -161,6 +161,7 @@ MAY = {
             "tenants/*/tasks/*/checkpoint*",
             "uploads/*",
             "tenants/*/uploads/*",
+            "requests/*",
         ],
         "put": ["tasks/*", "tenants/*/tasks/*", "index/*", "tenants/*/index/*", "open/*", *REPORTS],
         "delete": ["tasks/*/checkpoint*", "tenants/*/tasks/*/checkpoint*", "open/*"],
@@ -170,6 +171,8 @@ MAY = {
         "get": [
             "tasks/*/status.json",
             "tenants/*/tasks/*/status.json",
+            "tasks/*/*/*",
+            "tenants/*/tasks/*/*/*",
             "spend/*",
             "tenants/*/spend/*",
             *REPORTS,
@@ -186,7 +189,15 @@ MAY = {
             "tenants/*/uploads/*",
             "open/*",
         ],
-        "delete": ["open/*"],
+        "delete": [
+            "open/*",
+            "tasks/*/*/*",
+            "tenants/*/tasks/*/*/*",
+            "tasks/*/checkpoint*",
+            "tenants/*/tasks/*/checkpoint*",
+            "tasks/*/preview.jpg",
+            "tenants/*/tasks/*/preview.jpg",
+        ],
         "send": ["tasks"],
     },
     "StatusRole": {
@@ -205,7 +216,7 @@ MAY = {
         "send": [],
     },
     "DeadLetterRole": {
-        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json"],
+        "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "requests/*"],
         "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "index/*", "tenants/*/index/*", "open/*"],
         "delete": ["open/*"],
         "send": ["tasks"],
@@ -234,6 +245,7 @@ OWN = (
     "uploads/a",
     "tasks/a/preview.jpg",
     "open/-/a",
+    "requests/a.json",
     "health/doctor.json",
     "elsewhere",
 )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus
 
+import obstore
 import pytest
 
+from handler.aws.queue import TaskQueue
+from handler.care.deadletters import DeadLetters
 from handler.contract.record import Record
 from handler.task.envelopes import MOST_KEPT, beginning, unwrapped
 
@@ -14,7 +18,11 @@ from ..support import sqs_event
 
 if TYPE_CHECKING:
     from handler.aws.store import TaskStore
+    from handler.cli.local.aws import Resources
+    from handler.settings import Settings
     from handler.work.serving import Generate
+
+    from ..support import PlainEngine
 
 REQUEST = '{"prompt": "fox", "task_id": "fox-1"}'
 
@@ -139,4 +147,76 @@ def test_what_asks_for_the_name_of_another_is_kept_too(generate: Generate, store
 )
 def test_events_that_are_none_of_ours_do_nothing(generate: Generate, store: TaskStore, foreign: dict[str, Any]) -> None:
     assert generate.handle(foreign, None) == {"batchItemFailures": []}
+    assert store.newest(10, None)[0] == []
+
+
+def notified(bucket: str, key: str, sequencer: str = "0055AED6DCD90281E5") -> str:
+    """As S3 documents what it sends to a queue."""
+    about = {
+        "bucket": {"name": bucket, "arn": f"arn:aws:s3:::{bucket}"},
+        "object": {"key": key, "sequencer": sequencer},
+    }
+    told = {"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": about}
+    return json.dumps({"Records": [told]})
+
+
+def by_eventbridge(bucket: str, key: str, sequencer: str = "0055AED6DCD90281E5") -> str:
+    """As EventBridge documents an "Object Created" event."""
+    about = {"version": "0", "bucket": {"name": bucket}, "object": {"key": key, "size": 5, "sequencer": sequencer}}
+    return event({**about, "request-id": "N4N7GDK58NMKJ12R", "reason": "PutObject"}, source="aws.s3")
+
+
+@pytest.fixture
+def wish(settings: Settings, store: TaskStore) -> str:
+    """A file in the bucket that holds a request."""
+    key = "requests/for the wall/fox 1.json"
+    obstore.put(store._s3, key, b'{"prompt": "fox"}')
+    return key
+
+
+@pytest.mark.parametrize("told", [notified, by_eventbridge])
+def test_a_file_that_s3_says_is_new_is_a_request(
+    generate: Generate, plain: PlainEngine, settings: Settings, store: TaskStore, wish: str, told: Any
+) -> None:
+    """S3 may tell of it more than once: it is drawn once, and again when the file is written again."""
+    key = quote_plus(wish, safe="/") if told is notified else wish
+    for message in ("m-1", "m-2"):
+        generate.handle(sqs_event(told(settings.bucket, key), ids=[message]), None)
+    assert plain.drawn == ["fox"]
+    generate.handle(sqs_event(told(settings.bucket, key, "0055AED6DCD90281E6"), ids=["m-3"]), None)
+    assert plain.drawn == ["fox", "fox"]
+    assert {Record.from_json(one.body).status for one in store.newest(10, None)[0]} == {"completed"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["requests/gone.json", "tasks/a/status.json", "requests/picture.png", "requests/../x.json", "requests//x.json"],
+)
+def test_a_file_that_is_none_of_ours_is_not_read(
+    generate: Generate, settings: Settings, store: TaskStore, key: str
+) -> None:
+    generate.handle(sqs_event(notified(settings.bucket, key), ids=["m-1"]), None)
+    (failed,) = [Record.from_json(one.body) for one in store.newest(10, None)[0]]
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert failed.error.code == "INVALID_REQUEST"
+
+
+def test_another_bucket_is_not_read(generate: Generate, store: TaskStore, wish: str) -> None:
+    generate.handle(sqs_event(notified("somebody-elses", wish), ids=["m-1"]), None)
+    assert [Record.from_json(one.body).status for one in store.newest(10, None)[0]] == ["failed"]
+
+
+def test_a_file_among_dead_letters(settings: Settings, store: TaskStore, resources: Resources, wish: str) -> None:
+    letters = DeadLetters(settings, store, TaskQueue(settings, resources.dead_letter_queue_url))
+    letters.handle(sqs_event(notified(settings.bucket, quote_plus(wish, safe="/")), ids=["m-1"]), None)
+    (record,) = [Record.from_json(one.body) for one in store.newest(10, None)[0]]
+    assert record.request is not None
+    assert record.request.prompt == "fox"
+
+
+def test_that_s3_tries_whether_it_may_send_does_nothing(generate: Generate, store: TaskStore) -> None:
+    tried = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "2014-10-13T15:57:02.089Z", "Bucket": "b"}
+    body = json.dumps({**tried, "RequestId": "5582815E1AEA5ADF", "HostId": "8cLeGAmw098X5cv4Zkwcmo"})
+    assert generate.handle(sqs_event(body, ids=["m-1"]), None) == {"batchItemFailures": []}
     assert store.newest(10, None)[0] == []

@@ -225,7 +225,7 @@ def serve_forever(settings: Settings, port: int, say: Say, ready: Say) -> None:
     Raises Interrupted, ModelUnavailable, and WorkerBroken.
     """
     store, queue = TaskStore(settings), TaskQueue(settings)
-    submit, status = Submit(settings, store, queue), Status(settings, store, count=queue.backlog)
+    submit, status = Submit(settings, store, queue), Status(settings, store, queue=queue)
     server = serve(HttpApi(submit, status), port)
     with running_worker(settings, say) as local:
         if settings.dead_letter_url:
