@@ -16,9 +16,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from handler.aws.events import Bus, detail
-from handler.aws.opened import AGAIN, TOLD, OpenTask
+from handler.aws.listing import AGAIN, TOLD, OpenTask, index_name
 from handler.aws.s3 import Stored
-from handler.aws.store import HealthReport, Upload, index_name
+from handler.aws.store import HealthReport, Upload
 from handler.contract.ids import MAX_UPLOAD, TASK_ID, TENANT
 from handler.errors import FieldError, InvalidRequest, LostRace, NotFound, ServiceFault
 from handler.settings import Settings
@@ -210,11 +210,6 @@ class MemoryStore:
                 self._put(key, TOLD)
         except ServiceFault:
             """A failure leaves the entry to the doctor."""
-
-    def tell(self, record: Record, *, again: bool = False) -> bool:
-        if told := self.bus.tell(record):
-            self.close(record.task_id, again=again, left=True)
-        return told
 
     def open_tasks(self, after: str | None = None) -> Iterator[OpenTask]:
         for key in self._do("list open/", lambda: self.bucket.under("open/", f"open/{after or ''}")):

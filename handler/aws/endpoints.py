@@ -76,7 +76,7 @@ def of_bucket(bucket: str, settings: Settings, session: Any, *, public: bool = F
 
 
 def client(
-    service: Literal["s3", "sqs", "eventbridge"],
+    service: Literal["s3", "sqs", "events"],
     settings: Settings,
     session: Any,
     *,
@@ -89,7 +89,8 @@ def client(
     """
     from botocore.config import Config
 
-    found = choice(service, settings, session)
+    # The variables and sections of profiles call it by its other name.
+    found = choice("eventbridge" if service == "events" else service, settings, session)
     own = (settings.public_endpoint_url if public else "") or found.url
     if service == "s3":
         # The regional endpoint: S3's global one answers for a new bucket with a redirect, on which browsers drop forms.
@@ -100,8 +101,7 @@ def client(
         "use_dualstack_endpoint": found.dualstack,
         "ignore_configured_endpoint_urls": True,  # `choice` has looked at them
     }
-    name = "events" if service == "eventbridge" else service  # as botocore's clients are called
-    return session.create_client(name, region_name=found.region, endpoint_url=own or None, config=Config(**config))
+    return session.create_client(service, region_name=found.region, endpoint_url=own or None, config=Config(**config))
 
 
 def choice(service: Literal["s3", "sqs", "sts", "eventbridge"], settings: Settings, session: Any) -> Choice:

@@ -115,7 +115,7 @@ class Bus:
 
                 session = botocore.session.Session(profile=self._settings.aws_profile or None)
                 self._events = client(
-                    "eventbridge",
+                    "events",
                     self._settings,
                     session,
                     connect_timeout=CONNECT_WITHIN,

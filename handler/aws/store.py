@@ -24,7 +24,7 @@ from ..logs import logger
 from . import s3
 from .clock import S3Clock
 from .events import Bus
-from .opened import AGAIN, NO_TENANT, TOLD, OpenTask
+from .listing import AGAIN, NO_TENANT, TOLD, OpenTask, index_name
 from .s3 import Stored, connect, translated
 
 if TYPE_CHECKING:
@@ -41,19 +41,12 @@ UNAVAILABLE_KEY = "health/unavailable.json"
 OLD_HEALTH_KEY = "health/model.json"
 """Where version 0.1.0 wrote either report."""
 DOCTOR_KEY = "health/doctor.json"
-FAR_FUTURE_MS = 9_999_999_999_999
-"""Index keys count down from it (to the year 2286), because S3 lists in ascending order only."""
 MOST_SCANNED = 400
 """The most records that are read for one filtered page: about a second, and a fiftieth of a cent."""
 READ_AT_ONCE = 32
 MAX_REQUEST = 256 * 1024
 """As contract.request.MAX_BODY, which would bring pydantic."""
 NAME = re.compile(TASK_ID)
-
-
-def index_name(task_id: str, created_at: datetime) -> str:
-    """A task's name in the index, under which a listing shows the newest tasks first."""
-    return f"{FAR_FUTURE_MS - int(created_at.timestamp() * 1000):013d}-{task_id}"
 
 
 @dataclass(frozen=True)
@@ -197,12 +190,6 @@ class TaskStore:
                 s3.put(self._s3, key, TOLD, "note that the task's end was told")
         except ServiceFault as fault:
             logger.warning("an ended task stays listed as open", task_id=task_id, fault=fault.message)
-
-    def tell(self, record: Record, *, again: bool = False) -> bool:
-        """Tells once more how a task ended, and notes it at its place in the list. False: the bus did not take it."""
-        if told := self.bus.tell(record):
-            self.close(record.task_id, again=again, left=True)
-        return told
 
     def _open_key(self, task_id: str) -> str:
         if not NAME.fullmatch(task_id):

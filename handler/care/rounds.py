@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    from ..aws.opened import OpenTask
+    from ..aws.listing import OpenTask
     from ..aws.s3 import Stored
     from ..settings import Settings
 
@@ -170,8 +170,9 @@ class Doctor:
         age = timedelta(seconds=store.age(stored))
         if one.told or not store.bus.on or age <= self._stuck_after:
             return None
-        told = fix and store.tell(record, again=one.again)
-        if fix:
+        told = fix and store.bus.tell(record)
+        if told:
+            store.close(one.task_id, again=one.again, left=True)
             self._reopen(store, one)
         return Finding("ended untold", record.task_id, self._store.now() - age, told, record.tenant)
 

@@ -16,8 +16,8 @@ import boto3
 import pytest
 
 from handler.api.submission import Submit
-from handler.aws.events import DETAIL_TYPE, SOURCE, TRIES
-from handler.aws.opened import AGAIN
+from handler.aws.events import DETAIL_TYPE, SOURCE, TRIES, Bus
+from handler.aws.listing import AGAIN
 from handler.aws.store import TaskStore
 from handler.care.deadletters import DeadLetters
 from handler.care.redrive import Redrive
@@ -26,6 +26,7 @@ from handler.contract.record import Record
 from handler.errors import Internal, OutOfMemory, ServiceFault, Suspended
 from handler.work.serving import Generate
 
+from ..infra.template import Template, read
 from ..support import Clock, PlainEngine, held, record_of, sqs_event
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def rounds(doctor: Doctor, later: Clock) -> list[tuple[str, bool]]:
     return found
 
 
+@pytest.mark.contract
 def test_an_event_says_how_a_task_ended_and_nothing_of_what_it_was(
     generate: Generate, heard: Heard, store: TaskStore, clock: Clock
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_bus_may_be_named_by_its_arn(settings: Settings, heard: Heard, clock: 
     assert heard.ends() == [("mine", "cancelled", "CANCELLED")]
 
 
+@pytest.mark.contract
 def test_whoever_draws_tells_once(
     generate: Generate, heard: Heard, doctor: Doctor, later: Clock, plain: PlainEngine, store: TaskStore
 ) -> None:
@@ -278,6 +281,7 @@ def unheard(settings: Settings, queue: TaskQueue, clock: Clock) -> Submit:
     return Submit(nowhere, TaskStore(nowhere), queue, now=clock)
 
 
+@pytest.mark.contract
 def test_what_could_not_be_told_the_doctor_tells(
     settings: Settings, queue: TaskQueue, store: TaskStore, heard: Heard, doctor: Doctor, later: Clock
 ) -> None:
@@ -336,15 +340,15 @@ def test_what_began_anew_meanwhile_is_not_marked_as_told(
     silent = TaskStore(replace(settings, event_bus=""))
     silent.change(stored, record.next(status="failed", completed_at=later(), lease=None))
     silent.open("mine", again=True)
-    tell = TaskStore.tell
-    redrive = Redrive(silent, queue, now=later)
+    tell, redrive = Bus.tell, Redrive(silent, queue, now=later)
 
-    def late(self: TaskStore, record: Record, *, again: bool = False) -> bool:
-        if again and record_of(store, "mine").status == "failed":
+    def late(self: Bus, record: Record) -> bool:
+        told = tell(self, record)
+        if record_of(store, "mine").status == "failed":
             redrive.one("mine")
-        return tell(self, record, again=again)
+        return told
 
-    monkeypatch.setattr(TaskStore, "tell", late)
+    monkeypatch.setattr(Bus, "tell", late)
     later.forward(2000)
     Doctor(settings, store, queue, now=later).examine(fix=True)
     assert record_of(store, "mine").status == "pending"
@@ -363,6 +367,42 @@ def test_without_a_bus_nothing_is_noted(
     assert (heard.ends(), listed(store)) == ([], {})
 
 
+@pytest.mark.emulators
+def test_the_webhook_of_the_template_is_called(
+    endpoint: str, settings: Settings, queue: TaskQueue, later: Clock, away: Away
+) -> None:
+    """Its connection, destination and rule, made one by one: MiniStack's CloudFormation does not know the first two."""
+    chosen = {"BusName": settings.event_bus, "WebhookUrl": "https://example.com", "WebhookSecret": "s3cret"}
+    events = boto3.client("events", endpoint_url=endpoint, region_name="us-east-1")
+
+    def made(name: str, **arns: str) -> Any:
+        attributes = {one: {"Arn": arn, "Ref": settings.event_bus} for one, arn in arns.items()}
+        return Template(read("events.yaml"), chosen, attributes).resources()[name]["Properties"]
+
+    connection = events.create_connection(Name=f"{settings.event_bus}-c", **made("Connection"))["ConnectionArn"]
+    there = made("Destination", Connection=connection)
+    there |= {"InvocationEndpoint": away.url, "InvocationRateLimitPerSecond": 10}  # the template takes https alone
+    destination = events.create_api_destination(Name=f"{settings.event_bus}-d", **there)["ApiDestinationArn"]
+    rule = made("Webhook", Bus="", Destination=destination, CallRole="arn:aws:iam::000000000000:role/call")
+    bus = rule["EventBusName"]
+    events.put_rule(Name="hook", EventBusName=bus, EventPattern=json.dumps(rule["EventPattern"]))
+    (target,) = rule["Targets"]
+    events.put_targets(
+        Rule="hook", EventBusName=bus, Targets=[target | {"DeadLetterConfig": {"Arn": queue_arn(settings)}}]
+    )
+    Submit(settings, TaskStore(settings), queue, now=later).cancel("mine", unseen=True)
+    until = time.monotonic() + 10
+    while not away.asked and time.monotonic() < until:
+        time.sleep(0.05)
+    headers, body = away.last
+    assert headers["X-Darkroom-Secret"] == "s3cret"
+    assert (body["source"], body["detail"]["task_id"], body["detail"]["status"]) == ("darkroom", "mine", "cancelled")
+
+
+def queue_arn(settings: Settings) -> str:
+    return f"arn:aws:sqs:us-east-1:000000000000:{settings.queue_url.rpartition('/')[2]}"
+
+
 @dataclass(frozen=True)
 class Answer:
     """``length``: what its header says, where that is not true; ``hangs``: seconds before it."""
@@ -379,11 +419,12 @@ def error(status: int, code: str) -> Answer:
 
 @dataclass
 class Away:
-    """EventBridge's stand-in, which gives one answer."""
+    """A server that gives one answer: EventBridge's stand-in, or a webhook. ``last``: what it was sent."""
 
     answer: Answer = field(default_factory=Answer)
     asked: int = 0
     url: str = ""
+    last: tuple[dict[str, str], Any] = ({}, None)
 
 
 @pytest.fixture
@@ -394,8 +435,9 @@ def away() -> Iterator[Away]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            there.last = dict(self.headers), json.loads(body)
             there.asked += 1
-            self.rfile.read(int(self.headers["Content-Length"]))
             time.sleep(there.answer.hangs)
             self.send_response(there.answer.status)
             self.send_header("Content-Type", "application/x-amz-json-1.1")

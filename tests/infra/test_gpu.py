@@ -44,7 +44,8 @@ PULL = "ecr:BatchGetImage"
 
 
 def worker_grants(**parameters: str) -> set[Grant]:
-    given = {name: one[-1] for name, one in EXAMPLES.items() if name not in {"ModelInS3", "KmsKeyArn"}} | parameters
+    extras = {"ModelInS3", "KmsKeyArn", "EventBus"}
+    given = {name: one[-1] for name, one in EXAMPLES.items() if name not in extras} | parameters
     return {one for one in grants(Template(BODY, given)) if one.role == "WorkerRole"}
 
 

@@ -65,6 +65,7 @@ NOT_ON_LAMBDA = {
     "aws_endpoint_url_s3": "the real AWS",
     "aws_endpoint_url_sqs": "the real AWS",
     "aws_endpoint_url_sts": "the real AWS",
+    "aws_endpoint_url_eventbridge": "the real AWS",
     "aws_ignore_configured_endpoint_urls": "none is configured",
     "aws_use_fips_endpoint": "for workers elsewhere, and templates of one's own",
     "aws_use_dualstack_endpoint": "functions call over IPv4",
