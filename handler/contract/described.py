@@ -139,6 +139,10 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     _, schemas = models_json_schema([(one, "validation") for one in CONTRACTS], ref_template=COMPONENT)
     # Powertools writes limits as floats, which made the largest seed one too large, and adds responses of its own.
     asked = {**copy.deepcopy(schemas["$defs"][ANSWERED]), "allOf": [QUALITY_NEEDS_A_USE, STRENGTH_NEEDS_A_USE]}
+    for name, spec in asked["properties"].items():
+        if name not in asked["required"] and "anyOf" not in spec:  # null is as good as left out
+            kept = {key: spec.pop(key) for key in ("description", "default", "title") if key in spec}
+            asked["properties"][name] = {"anyOf": [spec, {"type": "null"}], **kept}
     as_openai = schemas["$defs"]["ImagesRequest"] | {"allOf": [COMPRESSION_NEEDS_A_USE]}
     document["components"]["schemas"] = {**schemas["$defs"], ASKED: asked, "ImagesRequest": as_openai}
     document["components"]["securitySchemes"] = {
@@ -180,7 +184,7 @@ def limit_to_model(document: dict[str, Any], card: ModelCard) -> dict[str, Any]:
     asked, limits = whole["properties"], card.limits
     for name in OPTIONAL:
         if name not in card.parameters:
-            asked[name] = {"const": 1} if name == "num_images" else {"type": "null"}
+            asked[name] = {"enum": [1, None]} if name == "num_images" else {"type": "null"}
         elif name in {"width", "height"}:
             least, most = {"minimum": limits.min_side}, {"maximum": limits.max_side}
             own = {"enum": sorted({size[name == "height"] for size in card.sizes})} if card.sizes else {}

@@ -182,12 +182,15 @@ class CardChecks(Protocol):
 def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
     """Reads a request and checks it against the contract and, where known, the card of the model that will run it.
 
-    All faults are found at once: of each field, and between fields that have none of their own.
+    ``null`` is as good as left out, of every field that may be. All faults are found at once: of each field, and
+    between fields that have none of their own.
     """
     try:
         data = json_object(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
     except InvalidRequest as fault:
         return Parsed(None, fault.details, None)
+    optional = {name for name, one in GenerationRequest.model_fields.items() if not one.is_required()}
+    data = {name: value for name, value in data.items() if value is not None or name not in optional}
     request, faults = None, []
     try:
         request = GenerationRequest.model_validate(data)

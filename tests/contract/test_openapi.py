@@ -115,7 +115,7 @@ def test_the_models_own_limits_are_in_it(status: Status, settings: Settings, sto
     asked = described["components"]["schemas"]["ModelRequest"]["properties"]
     assert asked["width"]["anyOf"][0] == {"type": "integer", "minimum": 16, "maximum": 4096, "multipleOf": 64}
     assert asked["height"] == {"type": "null"}
-    assert asked["num_images"] == {"const": 1}
+    assert asked["num_images"] == {"enum": [1, None]}
     assert (
         described["components"]["schemas"]["GenerationRequest"]
         == document()["components"]["schemas"]["GenerationRequest"]

@@ -222,3 +222,16 @@ def test_any_json_is_accepted_or_refused_with_reasons(body: dict[str, Any]) -> N
 def test_any_bytes_are_refused_or_read(body: bytes) -> None:
     parsed = parse(body)
     assert parsed.request is not None or parsed.faults
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in GenerationRequest.model_fields.items() if not one.is_required()]
+)
+def test_null_is_as_good_as_left_out(name: str) -> None:
+    asked = parse(json.dumps({"prompt": "fox", name: None})).accept()
+    assert asked == parse('{"prompt": "fox"}').accept()
+
+
+def test_a_prompt_is_not_left_out() -> None:
+    assert [fault.field for fault in parse('{"prompt": null}').faults] == ["prompt"]
+    assert [fault.field for fault in parse('{"prompt": "fox", "style": null}').faults] == ["style"]
