@@ -7,6 +7,7 @@ fails a commit: the task stays on the list of open ones, where the doctor finds 
 from __future__ import annotations
 
 import json
+import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 SOURCE, DETAIL_TYPE = "darkroom", "Task ended"
 CONNECT_WITHIN, ANSWER_WITHIN, TRIES = 1, 2, 2
 """Seconds, twice: some seven in all at most, for the task has ended and its worker has others."""
+PAUSE = 30.0
+"""Seconds for which nothing is sent to a bus that did not answer in time: what ends meanwhile would wait as long."""
 
 
 def detail(record: Record) -> dict[str, Any]:
@@ -53,6 +56,7 @@ class Bus:
         self._events: Any = None
         self._lock = Lock()
         self._untold: set[tuple[str | None, str]] = set()
+        self._silent_until = 0.0
 
     @property
     def on(self) -> bool:
@@ -67,9 +71,14 @@ class Bus:
         """Sends the event; False, and noted, if the bus may not have it. Never raises: the record is committed."""
         if not self.on:
             return True
+        began = time.monotonic()
         try:
+            if began < self._silent_until:
+                raise ServiceFault("EventBridge did not answer a moment ago")
             self._send(record)
         except Exception as fault:
+            if time.monotonic() - began >= ANSWER_WITHIN:
+                self._silent_until = time.monotonic() + PAUSE
             logger.warning(
                 "not told of a task's end; the doctor will be",
                 task_id=record.task_id,

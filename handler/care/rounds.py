@@ -44,7 +44,7 @@ Kind = Literal[
 ORPHANED_AFTER = timedelta(days=1)
 """After its end for which what a task left behind is kept: somebody may still be writing it."""
 MOST_SENDS = 1000
-"""Messages of one round. The next one goes on behind the last of them."""
+"""Messages and events of one round. The next one goes on behind the last of them."""
 READ_AT_ONCE = 32
 
 
@@ -74,8 +74,8 @@ class Doctor:
         self._sends = 0
 
     def examine(self, *, fix: bool) -> list[Finding]:
-        """All that is wrong, of every tenant, mended where ``fix``: then at most MOST_SENDS messages are sent, and the
-        next round goes on from there. Raises ServiceFault; what was mended before it stays mended.
+        """All that is wrong, of every tenant, mended where ``fix``: then at most MOST_SENDS messages and events
+        are sent, and the next round goes on from there. Raises ServiceFault; what was mended before it stays mended.
         """
         self._sends = 0
         findings: list[Finding] = []
@@ -170,6 +170,7 @@ class Doctor:
         age = timedelta(seconds=store.age(stored))
         if one.told or not store.bus.on or age <= self._stuck_after:
             return None
+        self._sends += fix
         told = fix and store.bus.tell(record)
         if told:
             store.close(one.task_id, again=one.again, left=True)

@@ -499,8 +499,44 @@ def test_a_bus_in_trouble_undoes_nothing(
     assert "the doctor will be" in caplog.text
     away.answer = Answer()
     later.forward(1000)
-    (found,) = Doctor(there, store, queue, now=later).examine(fix=True)
+    (found,) = Doctor(there, TaskStore(there), queue, now=later).examine(fix=True)
     assert (found.kind, found.mended, listed(store)) == ("ended untold", True, {"-/mine": True})
+
+
+def test_a_bus_that_does_not_answer_is_left_alone_for_a_while(
+    settings: Settings, queue: TaskQueue, later: Clock, away: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every task's end, and the doctor's round, would wait for it."""
+    away.answer = Answer(hangs=0.3)
+    monkeypatch.setattr("handler.aws.events.ANSWER_WITHIN", 0.1)
+    there = replace(settings, aws_endpoint_url_eventbridge=away.url)
+    store = TaskStore(there)
+    submit = Submit(there, store, queue, now=later)
+    submit.cancel("first", unseen=True)
+    asked = away.asked
+    submit.cancel("second", unseen=True)
+    assert (asked, away.asked) == (TRIES, TRIES)
+    assert listed(store) == {"-/first": False, "-/second": False}
+    monkeypatch.setattr("handler.aws.events.ANSWER_WITHIN", 2)
+    away.answer = Answer()
+    later.forward(1000)
+    assert [one.mended for one in Doctor(there, store, queue, now=later).examine(fix=True)] == [False, False]
+    assert away.asked == TRIES
+    assert [one.mended for one in Doctor(there, TaskStore(there), queue, now=later).examine(fix=True)] == [True, True]
+
+
+def test_a_round_tells_so_many_and_the_next_goes_on(
+    settings: Settings, queue: TaskQueue, heard: Heard, doctor: Doctor, later: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waited for a bus that was away does not keep the doctor from all the others."""
+    monkeypatch.setattr("handler.care.rounds.MOST_SENDS", 2)
+    submit = unheard(settings, queue, later)
+    for number in range(5):
+        submit.cancel(f"t{number}", unseen=True)
+    later.forward(1000)
+    rounds = [[one.task_id for one in doctor.examine(fix=True)] for _ in range(4)]
+    assert rounds == [["t0", "t1"], ["t2", "t3"], ["t4"], []]
+    assert [name for name, *_ in heard.ends()] == ["t0", "t1", "t2", "t3", "t4"]
 
 
 def test_settings_that_no_client_takes_undo_nothing(settings: Settings, store: TaskStore, later: Clock) -> None:
