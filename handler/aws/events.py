@@ -80,7 +80,7 @@ class Bus:
             if time.monotonic() - began >= ANSWER_WITHIN:
                 self._silent_until = time.monotonic() + PAUSE
             logger.warning(
-                "not told of a task's end; the doctor will be",
+                "the event bus was not told of a task's end; the doctor will tell it",
                 task_id=record.task_id,
                 tenant=record.tenant,
                 fault=f"{type(fault).__name__}: {fault}",

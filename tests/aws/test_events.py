@@ -496,7 +496,7 @@ def test_a_bus_in_trouble_undoes_nothing(
     assert record_of(store, "mine").status == "completed"
     assert away.asked == asked
     assert listed(store) == {"-/mine": False}
-    assert "the doctor will be" in caplog.text
+    assert "the doctor will tell it" in caplog.text
     away.answer = Answer()
     later.forward(1000)
     (found,) = Doctor(there, TaskStore(there), queue, now=later).examine(fix=True)
