@@ -30,8 +30,9 @@ WORTH = 3
 """A graph is recorded when its forward comes for this time: recording takes as long as some ten forwards."""
 KNOWN = 1024
 """Forwards that are counted at most, each by its shapes."""
-CLOSE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference between a replay and the eager forward, of the output's largest value, that rounding explains."""
+CLOSE = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest difference between a replay and the eager forward, of the output's largest value, that rounding explains
+(float32 on CUDA convolves in TF32). What is wrong is wrong by far more."""
 
 
 class Recorder(Protocol):
