@@ -29,7 +29,10 @@ EXAMPLES = {
     "queue_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/tasks",
     "dead_letter_url": "https://sqs.eu-central-1.amazonaws.com/123456789012/tasks-dead",
 }
-ENDPOINTS = ("aws_endpoint_url", "aws_endpoint_url_s3", "aws_endpoint_url_sqs", "aws_endpoint_url_sts")
+ENDPOINTS = (
+    "aws_endpoint_url",
+    *(f"aws_endpoint_url_{service}" for service in ("s3", "sqs", "sts", "eventbridge")),
+)
 URL = re.compile(r"https?://(\[[\da-f:.]+\]|[\w.-]+)(:\d+)?(/[^?#\s]*)?", re.IGNORECASE)
 BUILT_IN_MODEL = Path(__file__).parent / "model"
 
@@ -56,6 +59,9 @@ class Settings:
     queue_url: str = _setting("", "URL of the SQS queue; needed by `submit`, `generate` and the worker")
     dead_letter_url: str = _setting(
         "", "URL of the dead-letter queue; set, the worker writes down what ends there, and `deadletter` waits properly"
+    )
+    event_bus: str = _setting(
+        "", "Name or ARN of an EventBridge bus, which is told of every task that has ended; unset: none"
     )
     model_id: str = _setting("", "Hub id, folder, single file or `s3://bucket/prefix`; unset means the built-in model")
     model_config: str = _setting(
@@ -179,8 +185,11 @@ class Settings:
     aws_endpoint_url_s3: str = _setting("", "The same for S3 alone")
     aws_endpoint_url_sqs: str = _setting("", "The same for SQS alone")
     aws_endpoint_url_sts: str = _setting("", "The same for STS alone, where a web identity is exchanged")
+    aws_endpoint_url_eventbridge: str = _setting("", "The same for EventBridge alone")
     aws_ignore_configured_endpoint_urls: bool = _setting(False, "`true`: none of them counts", one_of=TRUE_OR_FALSE)
-    aws_use_fips_endpoint: bool = _setting(False, "`true`: FIPS endpoints of S3 and SQS", one_of=TRUE_OR_FALSE)
+    aws_use_fips_endpoint: bool = _setting(
+        False, "`true`: FIPS endpoints of S3, SQS and EventBridge", one_of=TRUE_OR_FALSE
+    )
     aws_use_dualstack_endpoint: bool = _setting(False, "`true`: endpoints over IPv6, too", one_of=TRUE_OR_FALSE)
     aws_profile: str = _setting("", "Profile of `~/.aws/config` to take credentials, region and endpoints from")
     aws_ec2_metadata_service_endpoint: str = _setting("http://169.254.169.254", "Where EC2's metadata is asked for")

@@ -17,8 +17,8 @@ fi
 find "$site" -name '*.a' -delete
 find "$site" -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
 # botocore describes every service of AWS. These are the handlers' clients and what credentials are fetched with.
-find "$site/botocore/data" -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sqs ! -name sts ! -name sso \
-    ! -name sso-oidc ! -name signin -exec rm -rf {} +
+find "$site/botocore/data" -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sqs ! -name sts ! -name events \
+    ! -name sso ! -name sso-oidc ! -name signin -exec rm -rf {} +
 
 # -f: some of it was imported on the way here, and its bytecode trusts the files' times.
 /opt/venv/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$site"

@@ -1,5 +1,5 @@
-"""S3 in memory, with the public methods of TaskStore, which passes the same contract (tests/aws); SQS in
-memory_queue.py.
+"""S3 and an event bus in memory, with the public methods of TaskStore, which passes the same contract (tests/aws); SQS
+in memory_queue.py.
 
 Time is passed in; nothing sleeps or connects. A ``gate`` is asked before each call what becomes of it, and may let
 other processes go first: that is how trouble and every order of calls are made.
@@ -15,16 +15,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from handler.aws.events import Bus, detail
+from handler.aws.listing import AGAIN, TOLD, OpenTask, index_name
 from handler.aws.s3 import Stored
-from handler.aws.store import AGAIN, HealthReport, OpenTask, Upload, index_name
+from handler.aws.store import HealthReport, Upload
 from handler.contract.ids import MAX_UPLOAD, TASK_ID, TENANT
 from handler.errors import FieldError, InvalidRequest, LostRace, NotFound, ServiceFault
+from handler.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import date
 
-    from handler.aws.store import Document
+    from handler.contract.record import Record
 
 Trouble = Literal["none", "before", "after"]
 """What becomes of a call: done; not done; done, and its caller is told that it failed."""
@@ -48,7 +51,9 @@ class Kept:
 
 @dataclass
 class Bucket:
-    """What all tenants' stores share. ``seen(key, old, new)`` is told every put."""
+    """What all tenants' stores share. ``seen(key, old, new)`` is told every put; ``events`` are what the bus was told,
+    None: there is no bus.
+    """
 
     now: Callable[[], datetime]
     gate: Callable[[str], Trouble] = at_once
@@ -56,6 +61,7 @@ class Bucket:
     writer: Callable[[], str] = str
     objects: dict[str, Kept] = field(default_factory=dict)
     versions: int = 0
+    events: list[dict[str, Any]] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def put(self, key: str, body: bytes, etag: str | Literal[False] | None = False) -> Stored:
@@ -86,11 +92,28 @@ class Bucket:
             return sorted(key for key in self.objects if key.startswith(prefix) and key > after)
 
 
+class MemoryBus(Bus):
+    """Keeps what it is told."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        super().__init__(Settings())
+        self._bucket = bucket
+
+    @property
+    def on(self) -> bool:
+        return self._bucket.events is not None
+
+    def _send(self, record: Record) -> None:
+        told = self._bucket.events
+        if told is not None:
+            through(self._bucket.gate, f"EventBridge: tell {record.task_id}", lambda: told.append(detail(record)))
+
+
 class MemoryStore:
     """One tenant's part of a :class:`Bucket`. What it promises is TaskStore's; URLs it has none."""
 
     def __init__(self, bucket: Bucket) -> None:
-        self.bucket = bucket
+        self.bucket, self.bus = bucket, MemoryBus(bucket)
         self.tenant: str | None = None
         self._prefix = ""
 
@@ -159,22 +182,32 @@ class MemoryStore:
     def read(self, task_id: str) -> Stored | None:
         return self._get(self.record_key(task_id))
 
-    def create(self, record: Document) -> Stored:
-        return self._put(self.record_key(record.task_id), record.to_json(), None)
+    def create(self, record: Record) -> Stored:
+        stored = self._put(self.record_key(record.task_id), record.to_json(), None)
+        self.bus.committed(record)
+        return stored
 
-    def change(self, stored: Stored, record: Document) -> Stored:
-        return self._put(self.record_key(record.task_id), record.to_json(), stored.etag)
+    def change(self, stored: Stored, record: Record) -> Stored:
+        stored = self._put(self.record_key(record.task_id), record.to_json(), stored.etag)
+        self.bus.committed(record)
+        return stored
 
-    def announce(self, record: Document) -> None:
+    def announce(self, record: Record) -> None:
         self._put(f"{self._prefix}index/{index_name(record.task_id, record.created_at)}", b"")
         self.open(record.task_id)
 
     def open(self, task_id: str, *, again: bool = False) -> None:
         self._put(self._open_key(task_id) + AGAIN * again, b"")
 
-    def close(self, task_id: str, *, again: bool = False) -> None:
+    def close(self, task_id: str, *, again: bool = False, left: bool = False) -> None:
+        key = self._open_key(task_id) + AGAIN * again
         try:
-            self._delete(self._open_key(task_id) + AGAIN * again)
+            if self.bus.missed(self.tenant, task_id):
+                return
+            if not left:
+                self._delete(key)
+            elif self.bus.on:
+                self._put(key, TOLD)
         except ServiceFault:
             """A failure leaves the entry to the doctor."""
 
@@ -182,7 +215,7 @@ class MemoryStore:
         for key in self._do("list open/", lambda: self.bucket.under("open/", f"open/{after or ''}")):
             there = self.bucket.objects.get(key)
             if there is not None:
-                yield OpenTask.named(key.removeprefix("open/"), there.at)
+                yield OpenTask.named(key.removeprefix("open/"), there.at, len(there.body))
 
     def open_here(self, most: int) -> list[str]:
         prefix = f"open/{self.tenant or '-'}/"

@@ -19,6 +19,7 @@ ENVIRON = {
     "BUCKET": "bucket",
     "QUEUE_URL": "http://127.0.0.1:9/1/q",
     "AWS_REGION": "us-east-1",
+    "EVENT_BUS": "darkroom",
 }
 
 

@@ -13,7 +13,8 @@ from copy import copy
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ..aws.store import TaskStore, index_name
+from ..aws.listing import index_name
+from ..aws.store import TaskStore
 from ..clock import utc_now
 from ..contract.ids import TASK_ID
 from ..contract.paging import CURSOR, MAX_PAGE, MAX_TAG

@@ -180,8 +180,7 @@ class Submit:
                     return record
                 cancelled = moves.cancel(record, now=self._now())
                 self._store.change(stored, cancelled)
-                if record.attempt == 0:
-                    self._store.close(task_id)
+                self._store.close(task_id, left=record.attempt > 0)
                 self._metrics.cancelled()
             except Finished as fault:
                 raise Conflict(fault.message) from fault

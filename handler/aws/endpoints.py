@@ -1,4 +1,5 @@
-"""Where S3 and SQS are, as boto3 finds it: partitions, FIPS, dual stack, addressing styles, variables and profiles.
+"""Where S3, SQS and EventBridge are, as boto3 finds it: partitions, FIPS, dual stack, addressing styles, variables and
+profiles.
 
 For S3 these are botocore's rules in short, over its own table of partitions: obstore has none, and to load botocore
 takes 170 ms. ``tests/aws/test_endpoints.py`` holds them against boto3.
@@ -75,7 +76,12 @@ def of_bucket(bucket: str, settings: Settings, session: Any, *, public: bool = F
 
 
 def client(
-    service: Literal["s3", "sqs"], settings: Settings, session: Any, *, public: bool = False, **config: Any
+    service: Literal["s3", "sqs", "events"],
+    settings: Settings,
+    session: Any,
+    *,
+    public: bool = False,
+    **config: Any,
 ) -> Any:
     """botocore's client of the same endpoint, for S3 of the settings' bucket; ``config`` as its ``Config`` takes it.
 
@@ -83,7 +89,8 @@ def client(
     """
     from botocore.config import Config
 
-    found = choice(service, settings, session)
+    # The variables and sections of profiles call it by its other name.
+    found = choice("eventbridge" if service == "events" else service, settings, session)
     own = (settings.public_endpoint_url if public else "") or found.url
     if service == "s3":
         # The regional endpoint: S3's global one answers for a new bucket with a redirect, on which browsers drop forms.
@@ -97,7 +104,7 @@ def client(
     return session.create_client(service, region_name=found.region, endpoint_url=own or None, config=Config(**config))
 
 
-def choice(service: Literal["s3", "sqs", "sts"], settings: Settings, session: Any) -> Choice:
+def choice(service: Literal["s3", "sqs", "sts", "eventbridge"], settings: Settings, session: Any) -> Choice:
     """What the settings say, and after them the profile, if there is a ``session`` to read it.
 
     Raises SettingsError for an unknown profile, and for a region that is none.

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import obstore
 
@@ -23,6 +23,8 @@ from ..errors import FieldError, InvalidRequest, NotFound, ServiceFault
 from ..logs import logger
 from . import s3
 from .clock import S3Clock
+from .events import Bus
+from .listing import AGAIN, NO_TENANT, TOLD, OpenTask, index_name
 from .s3 import Stored, connect, translated
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from obstore.store import S3Store
 
+    from ..contract.record import Record
     from ..settings import Settings
 
 HEALTH_KEY = "health/available.json"
@@ -38,35 +41,12 @@ UNAVAILABLE_KEY = "health/unavailable.json"
 OLD_HEALTH_KEY = "health/model.json"
 """Where version 0.1.0 wrote either report."""
 DOCTOR_KEY = "health/doctor.json"
-NO_TENANT = "-"
-"""In keys where a tenant's name stands: no tenant can be called that."""
-FAR_FUTURE_MS = 9_999_999_999_999
-"""Index keys count down from it (to the year 2286), because S3 lists in ascending order only."""
 MOST_SCANNED = 400
 """The most records that are read for one filtered page: about a second, and a fiftieth of a cent."""
 READ_AT_ONCE = 32
 MAX_REQUEST = 256 * 1024
 """As contract.request.MAX_BODY, which would bring pydantic."""
 NAME = re.compile(TASK_ID)
-
-
-def index_name(task_id: str, created_at: datetime) -> str:
-    """A task's name in the index, under which a listing shows the newest tasks first."""
-    return f"{FAR_FUTURE_MS - _milliseconds(created_at):013d}-{task_id}"
-
-
-def _milliseconds(when: datetime) -> int:
-    return int(when.timestamp() * 1000)
-
-
-class Document(Protocol):
-    """The part of a record that the store needs."""
-
-    @property
-    def task_id(self) -> str: ...
-    @property
-    def created_at(self) -> datetime: ...
-    def to_json(self) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -86,32 +66,6 @@ class HealthReport:
     old: bool = False
 
 
-AGAIN = "/again"
-"""Ends the place in the list of a task that had ended before; no task's name has a slash."""
-
-
-@dataclass(frozen=True)
-class OpenTask:
-    """A task that somebody has to come for: ``since`` is when it was listed, by S3's clock; ``name`` its place in the
-    list.
-    """
-
-    tenant: str | None
-    task_id: str
-    since: datetime
-    name: str
-
-    @classmethod
-    def named(cls, name: str, since: datetime) -> OpenTask:
-        tenant, _, task_id = name.partition("/")
-        return cls(None if tenant == NO_TENANT else tenant, task_id.removesuffix(AGAIN), since, name)
-
-    @property
-    def again(self) -> bool:
-        """Whether it had ended before."""
-        return self.name.endswith(AGAIN)
-
-
 class TaskStore:
     """One tenant's part of a bucket (or the part without a tenant). Keys outside it are neither read nor signed.
 
@@ -124,6 +78,7 @@ class TaskStore:
         self._s3 = connect(settings.bucket, settings)
         self._public = connect(settings.bucket, settings, public=True) if settings.public_endpoint_url else self._s3
         self._clock = S3Clock(lambda: self._sign(self._s3, HEALTH_KEY, "HEAD"))  # which this process calls itself
+        self.bus = Bus(settings)
         self.tenant: str | None = None
         self._prefix = ""
 
@@ -187,15 +142,20 @@ class TaskStore:
         """The record, or None if there is none."""
         return s3.get(self._s3, self.record_key(task_id))
 
-    def create(self, record: Document) -> Stored:
+    def create(self, record: Record) -> Stored:
         """Writes a new record. Raises LostRace if there is one already."""
-        return s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), "create")
+        stored = s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), "create")
+        self.bus.committed(record)
+        return stored
 
-    def change(self, stored: Stored, record: Document) -> Stored:
+    def change(self, stored: Stored, record: Record) -> Stored:
         """Replaces the record that was read as ``stored``. Raises LostRace if it has changed since."""
-        return s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), {"e_tag": stored.etag})
+        stored = s3.put_if(self._s3, self.record_key(record.task_id), record.to_json(), {"e_tag": stored.etag})
+        # A crash here, before an end is told: its task is still listed, in a place that does not say that it was.
+        self.bus.committed(record)
+        return stored
 
-    def announce(self, record: Document) -> None:
+    def announce(self, record: Record) -> None:
         """Lists the task twice, side by side: among all of its tenant's, and among those that are open.
 
         Call it before ``create``: a crash between them leaves entries without a record, which ``newest`` skips and the
@@ -215,12 +175,19 @@ class TaskStore:
         """
         s3.put(self._s3, self._open_key(task_id) + AGAIN * again, b"", "list the open task")
 
-    def close(self, task_id: str, *, again: bool = False) -> None:
-        """The task has ended and left nothing behind. A failure leaves the entry to the doctor, as all that are listed
-        ``again`` are left to it.
+    def close(self, task_id: str, *, again: bool = False, left: bool = False) -> None:
+        """The task has ended: takes it off the list. One that may have ``left`` something behind stays for the doctor,
+        who clears up, as do those whose end the event bus did not take. A failure leaves the entry to the doctor as
+        well, as all that are listed ``again`` are left to it.
         """
+        key = self._open_key(task_id) + AGAIN * again
         try:
-            s3.delete(self._s3, self._open_key(task_id) + AGAIN * again, "take the task off the list")
+            if self.bus.missed(self.tenant, task_id):
+                return
+            if not left:
+                s3.delete(self._s3, key, "take the task off the list")
+            elif self.bus.on:
+                s3.put(self._s3, key, TOLD, "note that the task's end was told")
         except ServiceFault as fault:
             logger.warning("an ended task stays listed as open", task_id=task_id, fault=fault.message)
 
@@ -235,7 +202,7 @@ class TaskStore:
             for chunk in obstore.list(self._s3, "open/", offset=f"open/{after}" if after else None, chunk_size=1000):
                 for meta in chunk:
                     name = str(meta["path"]).removeprefix("open/")
-                    yield OpenTask.named(name, meta["last_modified"])
+                    yield OpenTask.named(name, meta["last_modified"], meta["size"])
 
     def open_here(self, most: int) -> list[str]:
         """The names of up to ``most`` of this tenant's open tasks, each once."""

@@ -118,6 +118,7 @@ class DeadLetters:
         if end := limits.over(free, self._limits, now):
             ended = moves.exhaust(record, now=now, age=age, fault=end)
             store.change(stored, ended)
+            store.close(ended.task_id, left=True)
             # A crash from here on leaves the message: it meets a terminal record.
             self._given_up(ended)
             return

@@ -29,21 +29,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
+    from ..aws.listing import OpenTask
     from ..aws.s3 import Stored
-    from ..aws.store import OpenTask
     from ..settings import Settings
 
 Kind = Literal[
     "pending without a message",
     "processing without a worker",
     "left behind",
+    "ended untold",
     "listed without a record",
     "unreadable record",
 ]
 ORPHANED_AFTER = timedelta(days=1)
 """After its end for which what a task left behind is kept: somebody may still be writing it."""
 MOST_SENDS = 1000
-"""Messages of one round. The next one goes on behind the last of them."""
+"""Messages and events of one round. The next one goes on behind the last of them."""
 READ_AT_ONCE = 32
 
 
@@ -73,8 +74,8 @@ class Doctor:
         self._sends = 0
 
     def examine(self, *, fix: bool) -> list[Finding]:
-        """All that is wrong, of every tenant, mended where ``fix``: then at most MOST_SENDS messages are sent, and the
-        next round goes on from there. Raises ServiceFault; what was mended before it stays mended.
+        """All that is wrong, of every tenant, mended where ``fix``: then at most MOST_SENDS messages and events
+        are sent, and the next round goes on from there. Raises ServiceFault; what was mended before it stays mended.
         """
         self._sends = 0
         findings: list[Finding] = []
@@ -119,7 +120,8 @@ class Doctor:
             logger.error("a record cannot be read", task_id=one.task_id, fault=fault.errors(include_input=False)[:3])
             return Finding("unreadable record", one.task_id, one.since, mended=False, tenant=one.tenant)
         if record.status in TERMINAL:
-            return self._clear_up(store, one, stored, record, fix)
+            untold = self._untold(store, one, stored, record, fix)
+            return self._clear_up(store, one, stored, record, fix) or untold
         return None if second else self._come_for(store, one, stored, record, fix)
 
     def _come_for(self, store: TaskStore, one: OpenTask, stored: Stored, record: Record, fix: bool) -> Finding | None:
@@ -134,7 +136,7 @@ class Doctor:
             if age < self._stuck_after + self._waited(one, record):
                 return None
             kind, move = "pending without a message", moves.requeue
-        mended = fix and self._send(store, stored, record, move)
+        mended = fix and self._send(store, one, stored, record, move)
         return Finding(kind, record.task_id, self._store.now() - age, mended, one.tenant)
 
     def _waited(self, one: OpenTask, record: Record) -> timedelta:
@@ -144,13 +146,16 @@ class Doctor:
         begun = max([one.since, record.created_at, *(attempt.ended_at for attempt in record.attempts[-1:])])
         return max(timedelta(), (record.queued_at or record.created_at) - begun)
 
-    def _send(self, store: TaskStore, stored: Stored, record: Record, move: Callable[..., Record]) -> bool:
+    def _send(
+        self, store: TaskStore, one: OpenTask, stored: Stored, record: Record, move: Callable[..., Record]
+    ) -> bool:
         """Record first: of two doctors one sends. A crash between leaves the task to a later round."""
         now = self._now()
         try:
             moved = move(record, now=now)
             if fault := limits.over(moved, self._limits, now):
                 store.change(stored, moves.exhaust(record, now=now, age=store.age(stored), fault=fault))
+                store.close(record.task_id, again=one.again, left=True)
                 logger.error("given up", task_id=record.task_id, tenant=store.tenant, fault=fault.message)
                 return True
             store.change(stored, moved)
@@ -159,6 +164,18 @@ class Doctor:
         self._sends += 1
         self._queue.send(moved.pointer())
         return True
+
+    def _untold(self, store: TaskStore, one: OpenTask, stored: Stored, record: Record, fix: bool) -> Finding | None:
+        """Tells how a task ended, where whoever ended it could not, or died before it had; until the bus takes it."""
+        age = timedelta(seconds=store.age(stored))
+        if one.told or not store.bus.on or age <= self._stuck_after:
+            return None
+        self._sends += fix
+        told = fix and store.bus.tell(record)
+        if told:
+            store.close(one.task_id, again=one.again, left=True)
+            self._reopen(store, one)
+        return Finding("ended untold", record.task_id, self._store.now() - age, told, record.tenant)
 
     def _clear_up(self, store: TaskStore, one: OpenTask, stored: Stored, record: Record, fix: bool) -> Finding | None:
         """Images of attempts that lost their task, checkpoints, previews: deleted once nobody can be writing them."""
@@ -174,8 +191,12 @@ class Doctor:
         return Finding("left behind", record.task_id, ended, fix, record.tenant) if left else None
 
     def _close(self, store: TaskStore, one: OpenTask) -> None:
-        """Takes the task off the list, and puts it back if it has begun anew since its record was read."""
+        """Takes the task off the list, but if its end is untold."""
         store.close(one.task_id, again=one.again)
+        self._reopen(store, one)
+
+    def _reopen(self, store: TaskStore, one: OpenTask) -> None:
+        """Lists the task as open if it has begun anew since its record was read."""
         stored = store.read(one.task_id)
         if stored is not None and Record.from_json(stored.body).status not in TERMINAL:
             store.open(one.task_id, again=one.again)

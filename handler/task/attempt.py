@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ..contract.record import Image, Progress, Record, Timings
+from ..contract.statuses import TERMINAL
 from ..errors import DarkroomError, LostRace, ServiceFault, Suspended, WorkerBroken
 from ..logs import logger
 from . import limits, moves
@@ -240,9 +241,14 @@ class Attempt:
 
         If this fails too, the lease runs out and the next attempt claims the task.
         """
-        self.hold.move(lambda record: self._released(record, fault))
+        self._give_back(fault)
 
-    def _released(self, record: Record, fault: DarkroomError, *, resent: bool = True) -> Record:
+    def _give_back(self, fault: DarkroomError, *, resent: bool = True) -> None:
+        self.hold.move(lambda record: self._released(record, fault, resent=resent))
+        if self.record.status in TERMINAL:
+            self._store.close(self.record.task_id, left=True)
+
+    def _released(self, record: Record, fault: DarkroomError, *, resent: bool) -> Record:
         now = self._now()
         if isinstance(fault, WorkerBroken):
             fault = WorkerBroken(BROKE + fault.message)
@@ -255,8 +261,8 @@ class Attempt:
         behind: it stays listed, and the doctor clears up after a day.
         """
         self.saved.clear()
-        if self.record.attempt == 1 and not self.saved.may_exist and not self._preview:
-            self._store.close(self.record.task_id)
+        left = self.record.attempt != 1 or self.saved.may_exist or bool(self._preview)
+        self._store.close(self.record.task_id, left=left)
 
     def release_now(self, fault: DarkroomError | None = None) -> None:
         """Checkpoints and releases the task in the middle of a step, and makes its message visible. Never raises.
@@ -273,7 +279,7 @@ class Attempt:
             logger.warning("not saved", task_id=task_id, fault=str(unsaved))
         try:
             # The message that it came with goes on: no other one is sent.
-            self.hold.move(lambda record: self._released(record, stop, resent=False))
+            self._give_back(stop, resent=False)
             # After a crash before this line the message becomes visible when its timeout ends.
             self.hidden.show(0)
             logger.info("released in the middle of a step", task_id=task_id)

@@ -134,6 +134,7 @@ class Claims:
         if (fault := limits.over(moves.lapsed(record, now, age), self._limits, now)) is None:
             return
         store.change(stored, moves.exhaust(record, now=now, age=age, fault=fault))
+        store.close(record.task_id, left=True)
         self._metrics.failed(fault.code)
         logger.error("given up", task_id=record.task_id, tenant=record.tenant, fault=fault.message)
         raise Finished(fault.message)
@@ -163,8 +164,7 @@ class Claims:
             )
             return
         store.change(stored, moves.fail(record, now=self._now(), fault=fault))
-        if record.attempt == 0:
-            store.close(record.task_id)
+        store.close(record.task_id, left=record.attempt > 0)
         self._metrics.failed(fault.code)
 
     def record_pending(self, message: Message) -> None:

@@ -8,7 +8,7 @@ import urllib.request
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from handler.api.submission import Submit
+    from handler.contract.record import Record
     from handler.work.serving import Generate
 
 
@@ -290,7 +291,7 @@ def test_no_page_is_empty_because_a_result_is_large(
 ) -> None:
     monkeypatch.setattr(results, "MAX_PAGE_BYTES", 1)
     for name in ("a", "b"):
-        large = Large(name, clock(), "x")
+        large = cast("Record", Large(name, clock(), "x"))
         store.announce(large)
         store.create(large)
         clock.forward(1)

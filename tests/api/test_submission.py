@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from handler.api.results import Status
     from handler.aws.s3 import Stored
-    from handler.aws.store import Document
     from handler.settings import Settings
 
 
@@ -354,7 +353,7 @@ class Overtaken(TaskStore):
 
     first: Callable[[], object] | None = None
 
-    def create(self, record: Document) -> Stored:
+    def create(self, record: Record) -> Stored:
         first, self.first = self.first, None
         if first is not None:
             first()
@@ -366,7 +365,7 @@ class Hurried(TaskStore):
 
     beats = 0
 
-    def change(self, stored: Stored, record: Document) -> Stored:
+    def change(self, stored: Stored, record: Record) -> Stored:
         if self.beats:
             self.beats -= 1
             told = Record.from_json(stored.body).model_copy(update={"sequence": 100 - self.beats})

@@ -179,6 +179,30 @@ def test_a_web_identity_is_exchanged_where_boto3_does(region: str, monkeypatch: 
         assert place.sts == called.rstrip("/")
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ENDPOINT_URL_EVENTBRIDGE": "http://127.0.0.1:2"},
+        {"AWS_ENDPOINT_URL_EVENTBRIDGE": "http://127.0.0.1:2", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+        {"AWS_DEFAULT_REGION": "cn-north-1"},
+        {"AWS_USE_FIPS_ENDPOINT": "true"},
+        {"AWS_PROFILE": "mine"},
+    ],
+    ids=", ".join,
+)
+def test_the_event_bus_is_where_boto3_finds_it(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "config"
+    section = "[services mine]\neventbridge =\n  endpoint_url = http://localhost:3\n"
+    file.write_text(f"[default]\nregion = eu-west-1\n[profile mine]\nregion = us-west-2\nservices = mine\n{section}")
+    settings = load(monkeypatch, AWS_CONFIG_FILE=str(file), **environ)
+    own = client("events", settings, botocore.session.Session(profile=settings.aws_profile or None))
+    assert own.meta.endpoint_url == boto3.session.Session().client("events").meta.endpoint_url
+
+
 def test_aws_region_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """boto3 alone among AWS's SDKs does not know it; a function of Lambda is told its region by this name, too."""
     file = tmp_path / "config"

@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import pytest
 
-from handler.aws.store import FAR_FUTURE_MS, TaskStore, index_name
+from handler.aws.listing import FAR_FUTURE_MS, index_name
+from handler.aws.store import TaskStore
 from handler.aws.weights import fetch_model
 from handler.contract.record import Record
 from handler.contract.request import GenerationRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import typer
@@ -224,8 +224,9 @@ def test_a_record_that_cannot_be_read_is_a_finding(
         def to_json(self) -> bytes:
             return b'{"status": "dreaming"}'
 
-    store.announce(Strange())
-    store.create(Strange())
+    strange = cast("Record", Strange())
+    store.announce(strange)
+    store.create(strange)
     submit.submit(FOX)
     later.forward(1000)
     found = {one.task_id: (one.kind, one.mended) for one in doctor.examine(fix=True)}

@@ -10,13 +10,14 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from handler.care.deadletters import DeadLetters
 from handler.care.rounds import Doctor
+from handler.contract.statuses import TERMINAL
 from handler.errors import Finished
 from handler.task import messages, moves
 from handler.task.attempt import Attempt
 from handler.task.hold import Hold
 from handler.work import serving
 from handler.work.serving import Generate
-from tests.memory import MemoryStore
+from tests.memory import MemoryBus, MemoryStore
 
 from .histories import history, run
 from .test_machine import Life
@@ -156,6 +157,27 @@ def cancels_what_is_over(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(moves, "cancel", cancel)
 
 
+def tells_nothing_twice(patch: pytest.MonkeyPatch) -> None:
+    """A doctor who takes it for granted that the bus was told."""
+    patch.setattr(Doctor, "_untold", lambda self, *what: None)
+
+
+def forgets_what_it_could_not_tell(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryBus, "missed", lambda self, *task: False)
+
+
+def notes_before_it_commits(patch: pytest.MonkeyPatch) -> None:
+    """A note that an end was told, before it is an end: after a crash nobody tells it."""
+    honest = MemoryStore.change
+
+    def change(self: MemoryStore, stored: Any, record: Record) -> Any:
+        if record.status in TERMINAL:
+            self.close(record.task_id, left=True)
+        return honest(self, stored, record)
+
+    patch.setattr(MemoryStore, "change", change)
+
+
 SABOTAGES = [
     claims_a_live_lease,
     counts_no_tries,
@@ -170,6 +192,9 @@ SABOTAGES = [
     lists_nothing,
     ends_what_is_sent_again,
     cancels_what_is_over,
+    tells_nothing_twice,
+    forgets_what_it_could_not_tell,
+    notes_before_it_commits,
 ]
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from handler.api.submission import Submit
+from handler.aws.events import detail
 from handler.care.deadletters import DeadLetters
 from handler.care.redrive import Redrive
 from handler.care.rounds import Doctor
@@ -111,6 +112,7 @@ class World:
         self.clock.time = Clock().time
         self.ledger.clear()
         self.bucket.objects.clear()
+        self.bucket.events = []
         self.queue.clear()
         self.dead.clear()
         self.live: list[Process] = []
@@ -353,6 +355,7 @@ class World:
                 expect(bool(told), name, f"{message_id or 'a submission'} was lost")
         for one in self.records():
             expect(one.status in TERMINAL, one.task_id, f"is stuck: {one.status}")
+            expect(detail(one) in (self.bucket.events or []), one.task_id, "nobody was told of its end")
         for message in [*self.queue.messages, *self.dead.messages]:
             expect(False, message.name, f"is left: {message.body}")
         for key in self.bucket.under("open/"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 INFRA = Path(__file__).parents[2] / "infra"
-FILES = ("template.yaml", "alarms.yaml", "gpu.yaml")
+FILES = ("template.yaml", "alarms.yaml", "events.yaml", "gpu.yaml")
 ABSENT = object()
 """What ``AWS::NoValue`` becomes; the property around it disappears."""
 
@@ -175,6 +175,9 @@ EXAMPLES = {
     "ModelInS3": ["models/sd/turbo"],
     "ModelRevision": ["main"],
     "KmsKeyArn": ["arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"],
+    "EventBus": ["darkroom"],
+    "WebhookUrl": ["https://example.com/hooks/darkroom"],
+    "WebhookSecret": ["s3cret"],
     "AlarmEmail": ["somebody@example.com"],
     "RunbookUrl": ["https://example.com/infra/README.md"],
     "Stack": ["darkroom"],

@@ -44,7 +44,8 @@ PULL = "ecr:BatchGetImage"
 
 
 def worker_grants(**parameters: str) -> set[Grant]:
-    given = {name: one[-1] for name, one in EXAMPLES.items() if name not in {"ModelInS3", "KmsKeyArn"}} | parameters
+    extras = {"ModelInS3", "KmsKeyArn", "EventBus"}
+    given = {name: one[-1] for name, one in EXAMPLES.items() if name not in extras} | parameters
     return {one for one in grants(Template(BODY, given)) if one.role == "WorkerRole"}
 
 
@@ -396,10 +397,11 @@ SERVICES = {
     "EcsAgent": "ecs-agent",
     "EcsTelemetry": "ecs-telemetry",
     "Kms": "kms",
+    "Events": "events",
     "XRay": "xray",
     "SsmMessages": "ssmmessages",
 }
-"""Interface endpoints of a worker with a key, traces and ECS Exec, by the parameters that can leave them out."""
+"""Interface endpoints of a worker with a key, a bus, traces and ECS Exec, by the parameters that can leave them out."""
 
 
 def endpoints(**parameters: str) -> dict[str, dict[str, Any]]:
@@ -417,8 +419,8 @@ def test_no_endpoint_but_those_that_are_asked_for() -> None:
     assert (alone["VpcEndpointType"], alone["RouteTableIds"]) == ("Gateway", ["rtb-1", "rtb-2"])
     assert endpoints(Endpoints="true", S3Gateway="there").keys() == set(SERVICES.values())
     assert endpoints(Endpoints="true", S3Gateway="true").keys() == {*SERVICES.values(), "s3"}
-    without = endpoints(Endpoints="true", Tracing="PassThrough", KmsKeyArn="", Exec="false")
-    assert without.keys() == set(SERVICES.values()) - {"kms", "xray", "ssmmessages"}
+    without = endpoints(Endpoints="true", Tracing="PassThrough", KmsKeyArn="", EventBus="", Exec="false")
+    assert without.keys() == set(SERVICES.values()) - {"kms", "events", "xray", "ssmmessages"}
     assert "EndpointGroup" not in Template(BODY, given(S3Gateway="true")).resources()
 
 
@@ -472,13 +474,13 @@ def test_what_would_reach_nothing_is_refused_before_anything_is_made(
     assert all(any(word.startswith(start) for word in words) for start in refused)
 
 
-def test_the_tag_that_holds_the_endpoints_is_short_enough() -> None:
+def test_the_tags_that_hold_the_endpoints_are_short_enough() -> None:
     """An id has 22 characters, and a tag's value 256 at most (ECS API reference, Tag)."""
     ids = {name: {"Ref": "vpce-0123456789abcdef0"} for name in BODY["Resources"] if name.endswith("Endpoint")}
     chosen = given(Endpoints="true", S3Gateway="true", Tracing="Active", Exec="true")
-    (tag,) = Template(BODY, chosen, ids).resources()["Workers"]["Properties"]["Tags"]
-    assert tag["Value"].count("vpce-") == len(ids)
-    assert len(tag["Value"]) <= 256
+    tags = Template(BODY, chosen, ids).resources()["Workers"]["Properties"]["Tags"]
+    assert sum(tag["Value"].count("vpce-") for tag in tags) == len(ids)
+    assert all(len(tag["Value"]) <= 256 for tag in tags)
 
 
 def test_the_documents_ask_before_anything_costs_money() -> None:

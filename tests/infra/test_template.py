@@ -65,6 +65,7 @@ NOT_ON_LAMBDA = {
     "aws_endpoint_url_s3": "the real AWS",
     "aws_endpoint_url_sqs": "the real AWS",
     "aws_endpoint_url_sts": "the real AWS",
+    "aws_endpoint_url_eventbridge": "the real AWS",
     "aws_ignore_configured_endpoint_urls": "none is configured",
     "aws_use_fips_endpoint": "for workers elsewhere, and templates of one's own",
     "aws_use_dualstack_endpoint": "functions call over IPv4",
@@ -167,7 +168,7 @@ def test_every_image_of_the_documents_is_built_and_for_which_processor() -> None
     }
     assert built == {"1": "amd64", "1-arm64": "arm64", "1-gpu": "amd64", "1-light": "amd64"}
     assert len(builds) == 5
-    deployed = set(re.findall(r"ImageUri=\$REGISTRY/darkroom:([^\"]+)", text))
+    deployed = set(re.findall(r"ImageUri=\$REGISTRY/darkroom:([^\"`]+)", text))
     assert deployed - {"2", "2-gpu"} <= built.keys()  # the next one, which an update is shown with
 
 

@@ -8,7 +8,7 @@ import re
 import threading
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -378,7 +378,7 @@ def test_a_record_from_the_future_is_an_error_in_the_log(
         def to_json(self) -> bytes:
             return b'{"task_id": "mine", "from": "a newer version"}'
 
-    store.create(Newer())
+    store.create(cast("Record", Newer()))
     assert generate.handle(sqs_event('{"prompt": "fox", "task_id": "mine"}', ids=["m-1"]), None) == back("m-1")
     assert "unexpected fault" in caplog.text
 

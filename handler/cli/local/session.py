@@ -40,7 +40,11 @@ GIVE_UP = 3
 SAVED_WITHIN = 30.0
 """Seconds that an interrupted command waits for what is drawn to be saved."""
 NO_OTHERS = dict.fromkeys(
-    ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_STS", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"), ""
+    (
+        *(f"AWS_ENDPOINT_URL_{service}" for service in ("S3", "SQS", "STS", "EVENTBRIDGE")),
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    ),
+    "",
 )
 """So that an ``endpoint`` that a command is given is for all services, whatever the environment says."""
 NO_FILES = {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
