@@ -118,7 +118,7 @@ def test_the_whole_path_under_its_roles_on_moto() -> None:
         whole_path(stack, roles)
         # That IAM is on at all:
         assert refused(
-            roles["SubmitRole"], "s3", "get_object", Bucket=stack.outputs["Bucket"], Key="tasks/mine/1/0.png"
+            roles["SubmitRole"], "s3", "get_object", Bucket=stack.outputs["Bucket"], Key="tasks/mine/checkpoint"
         )
         with pytest.raises(ClientError):
             aws.client("s3").list_objects_v2(Bucket=stack.outputs["Bucket"])
