@@ -167,7 +167,7 @@ def test_a_bad_event_is_an_error_and_the_next_one_is_served(
     image: Image, environ: dict[str, str], store: TaskStore
 ) -> None:
     with served(image, environ) as (api, _):
-        api.send({"nothing": "of SQS"})
+        api.send({"Records": [{"nothing": "of SQS"}]})
         assert "errorType" in json.loads(api.answer(30))
         answer, _ = call(api, "not json", APPLE, ids=["bad", "good"])
         assert answer == DONE  # a bad message is not retried: its record says why
@@ -220,7 +220,7 @@ def test_emulator_cold_warm_and_bad_events(
     with emulated(image, emulator, environ, 60) as (invoke, _):
         assert invoke(sqs_event(APPLE, ids=["cold"])) == DONE
         assert invoke(sqs_event(APPLE, ids=["warm"])) == DONE
-        assert "errorType" in invoke({"nothing": "of SQS"})
+        assert "errorType" in invoke({"Records": [{"nothing": "of SQS"}]})
         assert invoke(sqs_event(APPLE, ids=["after"])) == DONE
     cold, warm, after = (record_of(store, name) for name in ("cold", "warm", "after"))
     assert (cold.cold_start, warm.cold_start, after.cold_start) == (True, False, False)
