@@ -41,6 +41,30 @@ RUN --mount=type=bind,target=/context --mount=type=secret,id=ca --mount=type=sec
     --mount=type=secret,id=aws,target=/root/.aws/credentials --mount=type=cache,target=/var/cache/models \
     PYTHONPATH=/opt/darkroom /opt/venv/bin/python bake.py /context /opt/weights /var/cache/models
 
+# With PROVE=1: what a worker proves, measures and compiles at its first start, for hosts like the one that builds. The
+# result depends on the device, so this runs with the packages that are shipped.
+FROM packages AS proofs
+ARG PROVE=
+ARG MODEL_ID=
+ARG MODEL_REVISION=
+WORKDIR /opt/weights
+RUN --mount=type=bind,from=app,source=/opt/darkroom,target=/opt/darkroom \
+    --mount=type=bind,from=model,source=/opt/weights,target=/opt/weights \
+    mkdir /opt/baked && if [ -n "${PROVE}" ]; then \
+    CACHE_DIR=/tmp/cache PYTHONPATH=/opt/darkroom /opt/venv/bin/python -m handler.cli.main prove --out /opt/baked; fi
+
+FROM packages-gpu AS proofs-gpu
+ARG PROVE=
+ARG MODEL_ID=
+ARG MODEL_REVISION=
+WORKDIR /opt/weights
+# hadolint ignore=DL3008
+RUN [ -z "${PROVE}" ] || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
+RUN --mount=type=bind,from=app,source=/opt/darkroom,target=/opt/darkroom \
+    --mount=type=bind,from=model,source=/opt/weights,target=/opt/weights \
+    mkdir /opt/baked && if [ -n "${PROVE}" ]; then \
+    CACHE_DIR=/tmp/cache PYTHONPATH=/opt/darkroom /opt/venv/bin/python -m handler.cli.main prove --out /opt/baked; fi
+
 # --- What is shipped -----------------------------------------------------------------------------------------------
 FROM ${BASE} AS runtime
 # Only /tmp can be written, under Lambda and on a read-only root alike. USER, because Lambda's own has no name and
@@ -69,12 +93,17 @@ USER 10001:10001
 # its cache, and the image would go by the name of the model before.
 FROM runtime AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Triton compiles C when it loads a kernel for the first time (pytorch/pytorch issue 116696): without a compiler nothing
+# is ever compiled on a GPU. No version: it makes nothing that is shipped.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=packages-gpu /opt/venv /opt/venv
 COPY --from=model /opt/weights /opt/darkroom
 ARG MODEL_ID=
 ARG MODEL_REVISION=
 ENV MODEL_ID=${MODEL_ID} MODEL_REVISION=${MODEL_REVISION}
 COPY --from=app /opt/darkroom /opt/darkroom
+COPY --from=proofs-gpu /opt/baked /opt/darkroom/handler/baked
 USER 10001:10001
 
 FROM runtime AS cpu
@@ -84,4 +113,5 @@ ARG MODEL_ID=
 ARG MODEL_REVISION=
 ENV MODEL_ID=${MODEL_ID} MODEL_REVISION=${MODEL_REVISION}
 COPY --from=app /opt/darkroom /opt/darkroom
+COPY --from=proofs /opt/baked /opt/darkroom/handler/baked
 USER 10001:10001

@@ -37,8 +37,12 @@ beginnings: $(VENV)/installed ## Some fifty ways to begin, most of them wrong: w
 	$(BIN)/pytest -n 3 tests/cli -m beginnings --ignore tests/cli/test_terminal.py
 	$(BIN)/pytest tests/cli/test_terminal.py -m beginnings # where nothing else is busy: nothing may be still for 2 s
 
-families: $(VENV)/installed build/torchao/installed ## Tiny pipelines of 65 classes through the engine, against diffusers' own pictures
+families: $(VENV)/installed build/torchao/installed /usr/bin/g++ ## Tiny pipelines of 65 classes through the engine, against diffusers' own pictures
 	$(BIN)/pytest -n 2 tests/families -m "families or not families" -q
+
+# For compiled forwards. Installs Debian's compiler where it is missing (as root).
+/usr/bin/g++:
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends g++
 
 # Beside the environment, not in it: where it is installed it prints lines of its own at every start.
 build/torchao/installed: Makefile $(VENV)/installed

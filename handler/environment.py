@@ -1,19 +1,36 @@
-"""How environment variables are read: one value, and whether AWS's shared files would be looked into."""
+"""How environment variables are read: a field, one value, and whether AWS's shared files would be looked into."""
 
 from __future__ import annotations
 
+from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+T = TypeVar("T")
 HOST_CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
+
+
+def setting(
+    default: T,
+    text: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    one_of: tuple[str, ...] = (),
+    secret: bool = False,
+) -> T:
+    """A field of the settings: its default, what it is for, and its limits. A ``secret`` one is not printed."""
+    metadata = {"text": text, "least": least, "most": most, "one_of": one_of}
+    value: Any = field(default=default, metadata=metadata, repr=not secret)
+    return value  # type: ignore[no-any-return]
 
 
 def shared(environ: Mapping[str, str]) -> tuple[bool, bool]:

@@ -3,6 +3,7 @@
 #   ENGINE     docker, podman or buildah                 NAME     the image's name, darkroom:latest
 #   TARGET     cpu, gpu or light                         BASE     the base image
 #   MODEL_ID, MODEL_REVISION   a hub id, a folder of this checkout, s3://bucket/prefix; unset: the built-in model
+#   PROVE       1: what a worker's first start finds out is found out now, for hosts like this one
 #   TORCH_INDEX     where torch comes from; empty: from where everything else does
 #   HF_TOKEN_FILE, AWS_CREDENTIALS_FILE   for models that need them; secrets of the build, not in the image
 #   IMAGE_OPTIONS   more words for the engine, such as --platform linux/arm64
@@ -26,7 +27,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 set -- --file Dockerfile --target "$TARGET" --tag "$NAME"
-for name in BASE MODEL_ID MODEL_REVISION; do
+for name in BASE MODEL_ID MODEL_REVISION PROVE; do
     eval "value=\${$name-}"
     [ -z "$value" ] || set -- "$@" --build-arg "$name=$value"
 done

@@ -17,6 +17,7 @@ SAFE = {"strerror", "errno"}
 """Of a library's fault; its type's name may be told, too."""
 FOR_THE_OPERATOR = {
     "engine/loading.py": "the reason why a model cannot be loaded: LazyEngine logs it, and reports an id in its place",
+    "engine/warmup.py": "the reason why a model draws nothing, likewise",
     "engine/attention.py": "a setting that cannot be followed, likewise",
     "aws/preflight.py": "what AWS answers to an operator's questions",
     "aws/tracing.py": "the cause in a trace",

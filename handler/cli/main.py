@@ -144,5 +144,20 @@ def card(
     typer.echo(save(card_beside(place), f"{text}\n".encode()) if write else text)
 
 
+@app.command()
+def prove(
+    out: Annotated[Path, typer.Option(help="A folder for the files; copy them beside the weights, or into an image")],
+    model: ModelOption = None,
+) -> None:
+    """Loads the model as a worker does, and writes what it proves, measures and compiles on this device.
+
+    Workers on such a device, of this version and with these settings, begin with it and need not do it anew.
+    """
+    from ..work.proving import prove as proven
+
+    for file, digest in proven(with_model(model), out).items():
+        typer.echo(f"{file}" if not digest else f"{file}\nCOMPILED_SHA256={digest}")
+
+
 if __name__ == "__main__":
     main()

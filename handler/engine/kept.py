@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..contract.health import Measured
+from ..errors import ModelUnavailable
 from ..logs import logger
+from . import portable
 from .choosing import Choice
 from .sources import beginnings
 
@@ -54,9 +56,9 @@ def name_of(engine: PipelineEngine, settings: Settings) -> str:
 
     pipe, parts = engine.pipe, networks(engine.pipe)
     told = {
-        "pipeline": [type(pipe).__name__, dict(pipe.config)],
-        "parts": {name: dict(getattr(one, "config", {}) or {}) for name, one in _configured(parts)},
-        "scheduler": dict(getattr(getattr(pipe, "scheduler", None), "config", {})),
+        "pipeline": [type(pipe).__name__, _config(pipe)],
+        "parts": {name: _config(one) for name, one in parts.items()},
+        "scheduler": _config(getattr(pipe, "scheduler", None)),
         "weights": engine.compute.run(lambda: weights_of(list(parts.values()))),
         "types": [engine.card.dtype, *(str(getattr(one, "dtype", "")) for one in parts.values())],
         "defaults": engine.card.defaults.model_dump(),
@@ -69,12 +71,11 @@ def name_of(engine: PipelineEngine, settings: Settings) -> str:
 
 
 def read(name: str, settings: Settings) -> Proof | None:
-    """What was kept under this name, in ``CACHE_DIR`` or in a folder ``proofs`` beside the model's weights, where an
-    image brings it or S3. None if there is nothing, or nothing that can be read.
+    """What was kept under this name: in ``CACHE_DIR``, by an image's build, or in a folder ``proofs`` beside weights.
+    None if there is nothing, or nothing that can be read.
     """
-    cache = Path(settings.cache_dir)
-    beside = [Path(settings.model_source), *(one.parent for one in cache.glob(f"*/{FOLDER}"))]
-    found = (_read(Path(place, FOLDER, f"{name}.json")) for place in (cache, *beside))
+    places = (Path(settings.cache_dir), portable.BAKED, *portable.beside(settings))
+    found = (_read(Path(place, FOLDER, f"{name}.json")) for place in places)
     return next(filter(None, found), None)
 
 
@@ -90,6 +91,21 @@ def _read(file: Path) -> Proof | None:
 def keep(name: str, proof: Proof, settings: Settings) -> None:
     """Writes it, whole or not at all. Where nothing can be written the next start proves it again."""
     _write(_file(name, settings), json.dumps(asdict(proof)))
+
+
+def write(engine: PipelineEngine, folder: Path) -> list[Path]:
+    """Writes what this engine was proven and measured with, and what it has compiled, for workers on such machines.
+
+    Returns the files. Raises ModelUnavailable if something could not be told, so that the next start has to try again.
+    """
+    if engine.kept is None:
+        raise ModelUnavailable(f"{engine.card.id} could not be proven and measured here; the log says why")
+    name, proof = engine.kept
+    file = folder / FOLDER / f"{name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asdict(proof)))
+    compiled = portable.write(folder) if proof.choice.compiled else None
+    return [file, compiled] if compiled else [file]
 
 
 def _write(file: Path, text: str) -> None:
@@ -125,9 +141,12 @@ def _file(name: str, settings: Settings) -> Path:
     return Path(settings.cache_dir) / FOLDER / f"{name}.json"
 
 
-def _configured(parts: dict[str, Any]) -> list[tuple[str, Any]]:
-    """diffusers' networks; those of transformers have configurations that no dict can be made of."""
-    return [(name, one) for name, one in parts.items() if hasattr(one, "register_to_config")]
+def _config(part: Any) -> dict[str, Any]:
+    """Of diffusers' own classes, but for where it was loaded from: an image has the model in another folder than its
+    build, and a model from S3 lies elsewhere on every machine.
+    """
+    config = part.config if hasattr(part, "register_to_config") else {}
+    return {name: value for name, value in config.items() if name != "_name_or_path"}
 
 
 def _device(engine: PipelineEngine) -> list[object]:

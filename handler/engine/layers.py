@@ -13,6 +13,7 @@ import torch
 
 from ..logs import logger
 from ..process import provide
+from . import portable
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -32,9 +33,11 @@ def plain(network: Callable[..., Any]) -> Forward:
 def compiled(network: Any, settings: Settings) -> Forward:
     """The network with the blocks compiled that it repeats, each once for all its likes ("regional compilation").
 
-    What was compiled is kept in ``CACHE_DIR``. Where it cannot be compiled it stays as it is, and the log says so.
+    What was compiled is kept in ``CACHE_DIR``; what others have compiled is taken where it may be (:mod:`.portable`).
+    Where it cannot be compiled it stays as it is, and the log says so.
     """
     provide(TORCHINDUCTOR_CACHE_DIR=str(Path(settings.cache_dir, "inductor")))
+    portable.take(settings)
     torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
     try:
         network.compile_repeated_blocks()

@@ -23,6 +23,7 @@ ROUNDING = {"float32": 0.25 / 255, "float16": 16 / 255, "bfloat16": 32 / 255}
 """Largest pixel difference (0 to 1) that the dtype's rounding explains after a few steps; after more it is larger."""
 NEVER_MET = "two together failed, or never shared a forward: on a machine that is less busy they may"
 UNMERGEABLE = "its calls hold what no two tasks can share: a list of tensors, or a cache of their own"
+SLOW = "one task's forward keeps this device busy: several together would win nothing"
 MEETINGS = 4
 """Tries to get two tasks into one forward."""
 
@@ -30,7 +31,8 @@ MEETINGS = 4
 def unproven(engine: PipelineEngine, pair: Sequence[Callable[[], Call]], alone: Sequence[Any]) -> str:
     """Why tasks must be drawn one at a time; empty if two together were proven to draw what each draws ``alone``.
 
-    ``pair``: two tasks; ``alone``: the pixels (0 to 1) that the engine drew of each. Raises ModelUnavailable for a
+    ``pair``: two tasks, or one where merging would win nothing; ``alone``: the pixels (0 to 1) that the engine drew of
+    each. Raises ModelUnavailable for a
     pipeline whose pictures the engine changes, or whose steps it does not see.
     """
     kind, allowed = engine.card.pipeline, ROUNDING[engine.card.dtype]
@@ -40,6 +42,8 @@ def unproven(engine: PipelineEngine, pair: Sequence[Callable[[], Call]], alone: 
         return reason
     if engine.changes:
         return f"it changes its networks while it draws: {', '.join(sorted(engine.changes))}"
+    if len(pair) == 1:
+        return SLOW
     worst = float("inf")
     for _ in range(MEETINGS):
         # On a busy machine the first may be done before the second begins, which proves nothing. Without another try

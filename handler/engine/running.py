@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .batcher import Batcher
     from .choosing import Choice
     from .compute import Compute
+    from .kept import Proof
     from .preview import LatentPreviewer
 
 
@@ -44,6 +45,8 @@ class PipelineEngine:
         self.card, self.capacity, self.load_seconds = card, capacity, 0.0
         self.measured: Measured | None = None
         self.used: Choice | None = None
+        self.kept: tuple[str, Proof] | None = None
+        """What was proven and measured of it, and the name of all that this depends on."""
         self.pipe, self.from_image, self.compute = pipe, from_image(pipe), compute
         self._denoisers: dict[int, Batcher] = {id(one): Batcher(one, compute) for one in denoisers(pipe).values()}
         self.batcher: Batcher = next(iter(self._denoisers.values()))

@@ -33,7 +33,8 @@ WORTH = 1.05
 """A larger batch size is taken if its rows per second are at least this many times those of the best smaller one."""
 ROUNDS = 4
 SLOW_FORWARD = 0.5
-"""Seconds. No batch size is tried after one whose forward took longer: loading would take minutes."""
+"""Seconds. No batch size is tried after one whose forward took longer: loading would take minutes. Where one task's
+forward does, nothing is won by merging, and none is proven."""
 STEPS = 3
 CHOICE_SECONDS = 12.0
 """After so many of choosing nothing else is tried: compilation, the last, takes some ten more."""
@@ -52,15 +53,15 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
     known = kept.read(name, settings)
     first = first_choice(engine.batcher.denoiser, settings, engine.batcher.device, engine.card.dtype)
     choice = engine.use(known.choice if known else first, settings)
-    pair, drawn = _first_pictures(engine, 1 if known else 2)
+    request, drawn = _first_picture(engine)
     if known is None and (better := _chosen(engine, settings, choice)) != choice:
         choice = better
-        pair, drawn = _first_pictures(engine, 2)
-    alone = [pixels(one.pictures) for one in drawn]
-    limits = engine.card.limits.model_copy(update={"prompt_tokens": drawn[0].prompt_tokens})
+        request, drawn = _first_picture(engine)
+    picture = pixels(drawn.pictures)
+    limits = engine.card.limits.model_copy(update={"prompt_tokens": drawn.prompt_tokens})
     engine.card = engine.card.model_copy(update={"limits": limits})
-    pair = [_of_size(engine, one, alone[0]) for one in pair]
-    proof = known or _prove(engine, settings, pair, drawn, choice)
+    request = _of_size(engine, request, picture)
+    proof = known or _prove(engine, settings, request, drawn, choice)
     engine.measured = proof.measured
     if proof.alone:
         engine.draw_alone()
@@ -71,12 +72,14 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
             engine.decoder.batcher.merging = proof.decodes
         if not settings.max_batch:
             engine.batcher.bound(engine.capacity)
-    if known is None and proof.capacity and proof.alone != NEVER_MET:
-        kept.keep(name, proof, settings)
+    if proof.capacity and proof.alone != NEVER_MET:
+        engine.kept = name, proof
+        if known is None:
+            kept.keep(name, proof, settings)
     if settings.previews:
         run = partial(engine.run, observer=NoObserver())
         engine.previewer = _if_it_can(
-            "there are no previews", lambda: fit_previewer(run, _arguments(engine, pair[0]), alone[0])
+            "there are no previews", lambda: fit_previewer(run, _arguments(engine, request), picture)
         )
     logger.info(
         "tasks at a time",
@@ -90,20 +93,29 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
 def _prove(
     engine: PipelineEngine,
     settings: Settings,
-    pair: list[GenerationRequest],
-    drawn: list[Developed],
+    request: GenerationRequest,
+    drawn: Developed,
     choice: Choice,
 ) -> kept.Proof:
-    """``drawn``: what the engine drew of the two requests of ``pair``, each alone, with this ``choice``."""
-    calls = [partial(_call, engine, one) for one in pair]
-    # the second's time: the first one paid for first use
-    measured = _if_it_can("its speed is not known", lambda: timed(drawn[-1], pair[-1]))
-    reason = unproven(engine, calls, [pixels(one.pictures) for one in drawn])
+    """``drawn``: what the engine drew of the ``request``, with this ``choice``."""
+    pair, pictures = [request], [drawn]
+    if settings.max_batch or not _if_it_can("two are proven together", lambda: _slow(engine)):
+        pair.append(request.model_copy(update={"prompt": "b", "seed": 1}))
+        pictures.append(_drawn(engine, pair[1]))
+    # the second's time, if there is one: the first one paid for first use
+    measured = _if_it_can("its speed is not known", lambda: timed(pictures[-1], pair[-1]))
+    reason = unproven(engine, [partial(_call, engine, one) for one in pair], [pixels(one.pictures) for one in pictures])
     if reason:
         return kept.Proof(reason, 1, measured, choice)
     capacity = settings.max_batch or _if_it_can("one task at a time", lambda: measure(engine))
     decodes = _if_it_can("pictures are decoded one at a time", lambda: decode_together(engine))
     return kept.Proof("", capacity, measured, choice, bool(decodes))
+
+
+def _slow(engine: PipelineEngine) -> bool:
+    """Whether one task's forward keeps the device busy for so long that several together would win nothing."""
+    recorded = engine.batcher.last_call
+    return recorded is not None and engine.compute.run(lambda: engine.batcher.time_forward(recorded, 1)) > SLOW_FORWARD
 
 
 def _chosen(engine: PipelineEngine, settings: Settings, first: Choice) -> Choice:
@@ -137,20 +149,25 @@ def pace(engine: PipelineEngine) -> float | None:
     return math.prod(fastest) ** (1 / len(fastest))
 
 
-def _first_pictures(engine: PipelineEngine, count: int) -> tuple[list[GenerationRequest], list[Developed]]:
-    """Two requests, or one, and what the engine drew of them: of few steps, or of as many as the pipeline wants."""
-    fault: Exception | None = None
-    for steps in (STEPS, None):
-        first = _request(engine, steps)
-        pair = [first, first.model_copy(update={"prompt": "b", "seed": 1})][:count]
-        try:
-            return pair, [engine.run(_call(engine, one), NoObserver()) for one in pair]
-        except NotFinite:
-            raise
-        except Exception as broke:
-            fault = broke
-    message = fault.message if isinstance(fault, DarkroomError) else str(fault)
-    raise ModelUnavailable(f"{engine.card.pipeline} draws no picture: {message}") from fault
+def _first_picture(engine: PipelineEngine) -> tuple[GenerationRequest, Developed]:
+    """A request and what the engine drew of it: of few steps, or of as many as the pipeline wants."""
+    request = _request(engine, STEPS)
+    try:
+        return request, _drawn(engine, request)
+    except ModelUnavailable:
+        request = _request(engine, None)
+        return request, _drawn(engine, request)
+
+
+def _drawn(engine: PipelineEngine, request: GenerationRequest) -> Developed:
+    """Raises ModelUnavailable with the reason if the pipeline draws nothing, NotFinite if its numbers overflow."""
+    try:
+        return engine.run(_call(engine, request), NoObserver())
+    except NotFinite:
+        raise
+    except Exception as fault:
+        message = fault.message if isinstance(fault, DarkroomError) else str(fault)
+        raise ModelUnavailable(f"{engine.card.pipeline} draws no picture: {message}") from fault
 
 
 def _request(engine: PipelineEngine, steps: int | None) -> GenerationRequest:

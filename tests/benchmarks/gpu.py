@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -115,7 +116,8 @@ def measure(size: str) -> dict[str, Any]:
     """All figures of one size, as JSON."""
     logger.setLevel("ERROR")
     device, dtype = "cuda" if torch.cuda.is_available() else "cpu", SIZES[size][1]
-    settings = Settings(dtype=dtype)
+    cache = tempfile.TemporaryDirectory()
+    settings = Settings(dtype=dtype, cache_dir=cache.name)
     compute = Compute()
     pipe, card = compute.run(lambda: build(size, device, dtype))
     engine = PipelineEngine(pipe, card, compute)
@@ -137,6 +139,9 @@ def measure(size: str) -> dict[str, Any]:
     began = time.perf_counter()
     warm_up(engine, settings)
     found["load"] = {"seconds": time.perf_counter() - began, "capacity": engine.capacity}
+    began = time.perf_counter()
+    warm_up(engine, settings)
+    found["load"]["kept"] = time.perf_counter() - began
 
     def with_engine(name: str, places: int) -> Ran:
         at_once(engine, tasks[:places], places)
@@ -159,6 +164,7 @@ def measure(size: str) -> dict[str, Any]:
     engine.use(Choice(), settings)
     with_engine("engine, 8 in flight, nothing chosen", 8)
     engine.close()
+    cache.cleanup()
     return found
 
 
@@ -223,7 +229,8 @@ def main() -> None:
         found = in_fresh_process("tests.benchmarks.gpu", size)
         load, right = found.pop("load"), found.pop("right")
         loop = found["loop"]
-        report.add(f"{title}, {dtype}: warm-up", load["seconds"], "s")
+        report.add(f"{title}, {dtype}: first warm-up", load["seconds"], "s", ("at most", 20))
+        report.add(f"{title}, {dtype}: with what it kept", load["kept"], "s", ("at most", 3))
         report.detail(f"{title}: capacity", load["capacity"], "tasks")
         for name, one in found.items():
             report.add(f"{title}: {name}", one["rate"], "images/s", ("loop", loop["rate"]))

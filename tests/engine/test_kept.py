@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from handler.engine import kept, warmup
+from handler.engine import kept, portable, warmup
 from handler.engine.cards import card_of
 from handler.engine.choosing import Choice
 from handler.engine.compute import Compute
 from handler.engine.proof import unproven
 from handler.engine.running import PipelineEngine
+from handler.errors import ModelUnavailable
 from handler.settings import Settings
 
 from ..families import unets
@@ -77,6 +78,25 @@ def test_what_is_drawn_alone_is_so_again(
         engine = start()
         assert (engine.capacity, engine.batcher.merging) == (1, False)
     assert len(proofs) == 1
+
+
+def test_what_keeps_the_device_busy_alone_is_not_proven_together(
+    start: Callable[..., PipelineEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless so many at a time are asked for: merging would win nothing, and its proof takes minutes there."""
+    met: list[float] = []
+
+    def together(*_: object) -> float:
+        met.append(0.0)
+        return 0.0
+
+    monkeypatch.setattr("handler.engine.proof._together", together)
+    monkeypatch.setattr(warmup, "SLOW_FORWARD", 0.0)
+    for engine in (start(max_batch=0), start(max_batch=0)):
+        assert (engine.capacity, engine.batcher.merging, met) == (1, False, [])
+        assert engine.kept is not None
+        assert engine.measured is not None
+    assert (start(max_batch=2).capacity, met) == (2, [0.0])
 
 
 @pytest.mark.parametrize("what", ["meeting", "measuring"])
@@ -153,9 +173,44 @@ def test_what_cannot_be_read_is_as_if_it_were_not_there(settings: Settings, tmp_
     assert kept.read("another", settings) is None
 
 
+def test_where_the_model_lies_makes_no_difference(settings: Settings) -> None:
+    """The build of an image has it in another folder than the image; from S3 it comes to one of each machine's own."""
+
+    def moved(pipe: Any) -> None:
+        for part in (pipe, pipe.unet, pipe.vae):
+            part.register_to_config(_name_or_path="/elsewhere")
+
+    assert named(settings, change=moved) == named(settings)
+
+
+def test_what_is_written_for_others_they_begin_with(
+    start: Callable[..., PipelineEngine],
+    proofs: list[str],
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the build of an image does it."""
+    (written,) = kept.write(start(), tmp_path / "baked")
+    monkeypatch.setattr(portable, "BAKED", tmp_path / "baked")
+    other = start(cache_dir=str(tmp_path / "another machine"))
+    assert len(proofs) == 1
+    assert other.kept is not None
+    assert written.stem == other.kept[0]
+    assert kept.write(other, tmp_path / "again")[0].read_text() == written.read_text()
+
+
+def test_what_could_not_be_told_is_not_written(
+    start: Callable[..., PipelineEngine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("handler.engine.proof._together", lambda *_: float("inf"))
+    with pytest.raises(ModelUnavailable, match="could not be proven"):
+        kept.write(start(), tmp_path / "baked")
+
+
 @pytest.mark.parametrize("place", ["model", "cache/0123456789abcdef"])
 def test_proofs_beside_the_weights_are_read_as_well(settings: Settings, tmp_path: Path, place: str) -> None:
-    """As an image that was built on such a device brings them, or S3."""
+    """As S3 brings them."""
     proof = kept.Proof("", 4, None, Choice(graphs=True))
     kept.keep("one", proof, replace(settings, cache_dir=str(tmp_path / place)))
     other = replace(settings, cache_dir=str(tmp_path / "cache"), model_id=str(tmp_path / "model"))

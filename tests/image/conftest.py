@@ -44,10 +44,10 @@ def image() -> Iterator[Image]:
 
 @pytest.fixture(scope="session")
 def image_of_a_folder(image: Image) -> Iterator[Image]:
-    """After the built-in one, out of the same cache: with the model in a folder of the checkout."""
+    """After the built-in one, out of the same cache: with the model in a folder of the checkout, proven."""
     with tempfile.TemporaryDirectory(prefix="model-", dir=ROOT) as folder:
         shutil.copytree(BUILT_IN_MODEL, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model_card.json"))
-        with built(NAME + "-folder", MODEL_ID=Path(folder).name, MODEL_REVISION="v1") as made:
+        with built(NAME + "-folder", MODEL_ID=Path(folder).name, MODEL_REVISION="v1", PROVE="1") as made:
             yield made
 
 

@@ -118,5 +118,21 @@ print(json.dumps([settings.model_id, card.id, card.revision, baked_card(settings
     assert (loaded, revision, baked) == (name, "v1", name)
 
 
+def test_a_worker_begins_with_what_the_build_has_proven(image_of_a_folder: Image) -> None:
+    """The build ran on the machine that this runs on; on another it would be proven anew."""
+    code = """
+from handler.settings import Settings
+from handler.work.serving import load_engine
+load_engine(Settings.load())
+"""
+    lines = image_of_a_folder.output("python", "-c", code).splitlines()
+    told = [json.loads(line) for line in lines if line.startswith('{"')]
+    assert [line["proven_before"] for line in told if "proven_before" in line] == [True]
+
+
+def test_nothing_is_proven_by_the_build_unless_it_is_told_to(image: Image) -> None:
+    assert list((image.root / "opt/darkroom/handler/baked").iterdir()) == []
+
+
 def test_the_image_without_a_model_of_its_own_has_no_name_for_one(image: Image) -> None:
     assert "MODEL_ID=" in image.config["Env"]

@@ -94,6 +94,7 @@ ON_WORKERS_ALONE = {
     "SHUTDOWN_GRACE": "Lambda says itself how long an invocation has",
     "SPOT_NOTICES": "Lambda runs on no spot instance of ours",
     "STOP_FILE": "Lambda stops no worker",
+    "COMPILED_SHA256": "nothing is compiled on Lambda",
     "AWS_REGION": "Lambda sets it",
     "AWS_XRAY_DAEMON_ADDRESS": "Lambda sets it",
 }

@@ -48,6 +48,7 @@ NOT_ON_LAMBDA = {
     "device": "Lambda has processors only",
     "model_config": "a baked or fetched folder holds it beside the single file",
     "compile": "takes longer than an invocation wins",
+    "compiled_sha256": "nothing is compiled there",
     "graphs": "CUDA alone has them",
     "attention": "chosen on CUDA alone",
     "shutdown_grace": "for workers: infra/gpu.yaml",
