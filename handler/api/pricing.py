@@ -85,13 +85,20 @@ def plans(
         # Billed by the millisecond of use: idle time costs nothing.
         image = seconds * memory / 1024 * price + table["lambda_request"] + beside
         made.append(Plan(f"Lambda {name}, {memory} MB", seconds, _busy(rate, seconds), rate * image, 1000 * image))
-    for name, hour in table["hosts"].items():
+    for name in table["hosts"]:
         # Billed while it runs: idle time costs the same.
+        hour = host_hour(name, table)
         workers = _busy(rate, seconds)
         cost = workers * hour + rate * beside
         tails = bursts * workers * hour * (START + END) / 3600
         made.append(Plan(name, seconds, workers, cost, 1000 * cost / rate, tails))
     return made
+
+
+def host_hour(name: str, table: dict[str, Any]) -> float:
+    """Dollars an hour of a GPU host with what AWS takes for managing it, which is a part of its price on demand."""
+    hosts = table["hosts"]
+    return float(hosts[name] + table["managed_fee"] * hosts.get(name.removesuffix(" spot"), hosts[name]))
 
 
 def _busy(rate: float, seconds: float) -> int:

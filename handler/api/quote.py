@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..contract.health import Measured
-from .pricing import overhead, prices
+from .pricing import host_hour, overhead, prices
 
 if TYPE_CHECKING:
     from ..contract.card import ModelCard
@@ -57,7 +57,7 @@ def _dollars(seconds: float | None, host: str | None) -> tuple[float | None, str
     if host.startswith("Lambda ") and kind in table["lambda_gb_second"]:
         drawing = seconds * int(memory) / 1024 * table["lambda_gb_second"][kind] + table["lambda_request"]
     elif host in table["hosts"]:
-        drawing = seconds * table["hosts"][host] / 3600
+        drawing = seconds * host_hour(host, table) / 3600
         source += ", of an hour that is used in full"
     else:
         return None, f"{host} has no price here"

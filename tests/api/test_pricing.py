@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from handler.api.pricing import END, PRICES, START, Plan, Speed, plans, prices, speed_of
+from handler.api.pricing import END, PRICES, START, Plan, Speed, host_hour, plans, prices, speed_of
 from handler.cli.main import app
 from handler.errors import InvalidRequest
 
 README = (Path(__file__).parents[2] / "infra/README.md").read_text()
 FREE: dict[str, Any] = dict.fromkeys(("lambda_request", "api_request", "s3_put", "s3_get", "sqs_request"), 0.0)
-TABLE = {**FREE, "lambda_gb_second": {"x86_64": 0.0}, "hosts": {"gpu": 1.0}}
+TABLE = {**FREE, "lambda_gb_second": {"x86_64": 0.0}, "hosts": {"gpu": 1.0}, "managed_fee": 0.0}
 
 
 def of(host: str, made: list[Plan]) -> Plan:
@@ -55,12 +55,18 @@ def test_the_command_shows_tails_where_bursts_are_told() -> None:
     command = ["plan", "--rate", "1000", "--step-seconds", "0.1", "--on", "g6.xlarge spot"]
     with_tails = CliRunner().invoke(app, [*command, "--bursts", "3"]).stdout
     assert "3 bursts a day: GPU hosts are paid for 7 min before their first picture, 7 min after" in with_tails
-    # One worker for 2 s an image; three times 14 minutes at $0.36 an hour.
+    # One worker for 2 s an image; three times 14 minutes at $0.45 an hour, and 7.8 % of $0.8048 on top.
     assert "  1 workers" in with_tails
-    assert "and $0.25 a day of tails" in with_tails
+    assert "and $0.36 a day of tails" in with_tails
     assert "tails" not in CliRunner().invoke(app, command).stdout
     (told,) = json.loads(CliRunner().invoke(app, [*command, "--bursts", "3", "--json"]).stdout)
-    assert told["tail_dollars_a_day"] == pytest.approx(3 * 0.36 * 14 / 60)
+    assert told["tail_dollars_a_day"] == pytest.approx(3 * (0.45 + 0.078 * 0.8048) * 14 / 60)
+
+
+def test_managing_a_host_costs_a_part_of_its_price_on_demand() -> None:
+    table = {**TABLE, "managed_fee": 0.1, "hosts": {"gpu": 1.0, "gpu spot": 0.4, "other spot": 0.4}}
+    assert [host_hour(name, table) for name in table["hosts"]] == pytest.approx([1.1, 0.5, 0.44])
+    assert [plan.dollars_an_hour for plan in plans(2880, 10, Speed(0.1), table)][-3:] == pytest.approx([1.1, 0.5, 0.44])
 
 
 def test_the_price_file_says_when_and_from_where() -> None:

@@ -58,7 +58,11 @@ def test_seconds_and_dollars_of_lambda(
 
 @pytest.mark.parametrize(
     ("host", "hour", "said"),
-    [("g5.xlarge", 1.006, "an hour that is used in full"), ("p9.huge", None, "no price"), ("", None, "WORKER_HOST")],
+    [
+        ("g5.xlarge", 1.006 * 1.078, "an hour that is used in full"),
+        ("p9.huge", None, "no price"),
+        ("", None, "WORKER_HOST"),
+    ],
 )
 def test_dollars_of_other_hosts(
     submit: Submit, settings: Settings, store: TaskStore, clock: Clock, host: str, hour: float | None, said: str

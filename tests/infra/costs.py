@@ -29,6 +29,23 @@ CALL_LOG_BYTES = 2000
 """Of such a call, Lambda's own lines included. Assumed."""
 IMAGE_GB = 6.0
 """Of the workers' image as a host pulls it. Assumed: torch for CUDA makes it 4 to 8; no such image was built here."""
+ALL_THREE = (
+    "CpuUtilized",
+    "CpuReserved",
+    "MemoryUtilized",
+    "MemoryReserved",
+    "NetworkRxBytes",
+    "NetworkTxBytes",
+    "StorageReadBytes",
+    "StorageWriteBytes",
+)
+OF_A_SERVICE = ("DeploymentCount", "DesiredTaskCount", "PendingTaskCount", "RunningTaskCount", "TaskSetCount")
+OF_A_CLUSTER = ("ContainerInstanceCount", "ServiceCount", "TaskCount")
+OF_HOSTS = ("InstanceOSFilesystemUtilization", "InstanceDataFilesystemUtilization")
+INSIGHTS = 3 * len(ALL_THREE) + len(OF_A_SERVICE) + len(OF_A_CLUSTER) + 2 * len(OF_HOSTS)
+"""Metrics of Container Insights for one cluster with one service of one task family: the first by all three, the last
+by cluster and by capacity provider (CloudWatch's guide, "Amazon ECS Container Insights metrics", and ECS's, "Additional
+metrics for Amazon ECS Managed Instances"). Each is a custom metric, and there only while a worker runs."""
 IDLE_PARTS = ("alarms", "polls", "doctor", "weekly calls", "dashboard")
 GPU_ZONE = "subnet-0123456789abcdef0"
 """One subnet: what is paid for in each zone is summed for one."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from handler.api.pricing import END, START
+from handler.api.pricing import END, START, host_hour
 from handler.aws.metrics import Metrics
 from handler.aws.queue import TaskQueue
 from handler.aws.store import TaskStore
@@ -25,6 +25,7 @@ from .costs import (
     HOURS,
     IDLE_PARTS,
     IMAGE_GB,
+    INSIGHTS,
     ROUND_REQUESTS,
     alarm_metrics,
     calls_a_month,
@@ -97,7 +98,9 @@ def test_every_part_that_a_parameter_or_its_use_adds_is_in_the_document(names: s
         "an endpoint": HOURS * price["endpoint_hour"],
         "scaling": sum(idle_workers().values()),
         "alarm on workers": sum(idle(GpuWorkers="silent").values()) - sum(idle().values()),
-        "a GPU's tail": tail / 3600 * price["hosts"][host],
+        "Container Insights": INSIGHTS * price["custom_metric_month"],
+        "AWS's hand on a host": HOURS * (host_hour(host, price) - price["hosts"][host]),
+        "a GPU's tail": tail / 3600 * host_hour(host, price),
         "a pull": IMAGE_GB * price["nat_gb"],
         "a key of your own": price["key_month"],
         "images in ECR": price["registry_gb_month"],
@@ -108,6 +111,8 @@ def test_every_part_that_a_parameter_or_its_use_adds_is_in_the_document(names: s
     assert f"${price['nat_gb']}" in written["a NAT gateway"][0]
     assert f"{tail / 60:g} minutes of a {host}" in written["a GPU's tail"][0]
     assert f"{IMAGE_GB:g} GB" in written["a pull"][0]
+    assert written["Container Insights"][0].startswith(f"`Insights=enabled`: {INSIGHTS} metrics")
+    assert f"{100 * price['managed_fee']:g} %" in written["AWS's hand on a host"][0]
     counted = sum(idle(GpuWorkers="counted").values()) - sum(idle().values())
     assert f"`counted` ${counted:.2f}" in written["alarm on workers"][0]
 
