@@ -62,6 +62,9 @@ FREE = {
     "AWS::ApiGateway::UsagePlan",
     "AWS::ApiGateway::UsagePlanKey",
     "AWS::EC2::SecurityGroup",
+    "AWS::Events::ApiDestination",
+    "AWS::Events::Connection",
+    "AWS::Events::EventBus",
     "AWS::ECS::CapacityProvider",
     "AWS::ECS::Cluster",
     "AWS::ECS::ClusterCapacityProviderAssociations",
@@ -100,6 +103,13 @@ def idle_workers(**parameters: str) -> dict[str, float]:
     return _of(("gpu.yaml",), {"SubnetIds": GPU_ZONE, **parameters})
 
 
+def idle_events(**parameters: str) -> dict[str, float]:
+    """The same of a bus, which tells of nothing while there is nothing to draw; its secret is part of a call's price
+    (EventBridge's guide, "Connections for API targets").
+    """
+    return _of(("events.yaml",), parameters)
+
+
 def _of(files: tuple[str, ...], parameters: Mapping[str, str]) -> dict[str, float]:
     costs: dict[str, float] = {}
     given = {"ImageUri": EXAMPLES["ImageUri"][0], **parameters}
@@ -126,9 +136,9 @@ def _priced(
     elif kind == "AWS::Lambda::EventSourceMapping":
         if properties.get("Enabled", True):
             yield "polls", POLLS_AT_ONCE * 3600 / POLL_SECONDS * HOURS * price["sqs_request"]
-    elif kind == "AWS::Events::Rule":
+    elif kind == "AWS::Events::Rule" and "ScheduleExpression" in properties:
         yield from _called(properties, there, price)
-    elif kind not in FREE:
+    elif kind not in FREE and kind != "AWS::Events::Rule":
         raise ValueError(f"what does {name}, {kind}, cost?")
 
 

@@ -30,6 +30,7 @@ from .costs import (
     alarm_metrics,
     calls_a_month,
     idle,
+    idle_events,
     idle_workers,
     table,
 )
@@ -42,11 +43,24 @@ MOST = 2.0
 """Dollars a month of a deployment with default parameters that nobody uses, alarms included."""
 
 
+HOOK = {
+    "WebhookUrl": "https://example.com/hook",
+    "WebhookSecret": "s3cret",
+    "AlarmTopicArn": "arn:aws:sns:us-east-1:123456789012:darkroom-alarms",
+}
+
+
 def rows() -> dict[str, list[str]]:
     """The document's table of fixed costs, by part."""
     text = README.partition("| part | what there is of it | a month |")[2].partition("\n\n")[0]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
     return {row[0]: row[1:] for row in cells}
+
+
+def test_a_bus_costs_nothing_by_being_there() -> None:
+    assert idle_events() == {}
+    assert idle_events(WebhookUrl=HOOK["WebhookUrl"], WebhookSecret=HOOK["WebhookSecret"]) == {}
+    assert idle_events(**HOOK).keys() == {"alarms"}
 
 
 def test_idle_costs_little() -> None:
@@ -94,6 +108,8 @@ def test_every_part_that_a_parameter_or_its_use_adds_is_in_the_document(names: s
         "metrics": len(names) * price["custom_metric_month"],
         "traces": 1e6 * price["trace"],
         "logs": price["log_gb"],
+        "events": 1e6 * (price["event"] + price["webhook_call"]),
+        "alarm on events": sum(idle_events(**HOOK).values()),
         "a NAT gateway": HOURS * price["nat_hour"],
         "an endpoint": HOURS * price["endpoint_hour"],
         "scaling": sum(idle_workers().values()),

@@ -94,6 +94,22 @@ def test_the_webhook_gets_what_is_sent_and_has_a_way_to_fail() -> None:
     assert (tls["Sid"], tls["Effect"]) == ("TlsOnly", "Deny")
 
 
+def test_what_the_webhook_did_not_take_rings_where_a_topic_is_told() -> None:
+    topic = "arn:aws:sns:us-east-1:123456789012:darkroom-alarms"
+    assert "UndeliveredAlarm" not in resources(**HOOK)
+    assert "UndeliveredAlarm" not in resources(AlarmTopicArn=topic)
+    alarm = resources(**HOOK, AlarmTopicArn=topic)["UndeliveredAlarm"]
+    assert alarm["AlarmActions"] == [topic]
+    assert alarm["Dimensions"] == [{"Name": "QueueName", "Value": "<Undelivered.QueueName>"}]
+    assert (alarm["Statistic"], alarm["Threshold"], alarm["ComparisonOperator"]) == (
+        "Maximum",
+        0,
+        "GreaterThanThreshold",
+    )
+    assert read("alarms.yaml")["Outputs"]["TopicArn"]["Value"] == {"Ref": "AlarmTopic"}
+    assert re.search(BODY["Parameters"]["AlarmTopicArn"]["AllowedPattern"], topic)
+
+
 def test_the_secret_is_shown_nowhere() -> None:
     assert BODY["Parameters"]["WebhookSecret"]["NoEcho"] is True
     told = json.dumps(resources(**HOOK))
