@@ -257,9 +257,11 @@ def event_of(*messages: Message) -> dict[str, Any]:
                 "receiptHandle": message.receipt_handle,
                 "body": message.body,
                 "attributes": dict(message.attributes),
-                "messageAttributes": {}
-                if message.tenant is None
-                else {"tenant": {"dataType": "String", "stringValue": message.tenant}},
+                "messageAttributes": {
+                    name: {"dataType": "String", "stringValue": str(value)}
+                    for name, value in (("tenant", message.tenant), ("delay", message.delay or None))
+                    if value is not None
+                },
                 "eventSource": "aws:sqs",
                 "eventSourceARN": "arn:aws:sqs:local:000000000000:worker",
                 "awsRegion": "local",

@@ -9,7 +9,6 @@ import base64
 import json
 import re
 import time
-from copy import copy
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,10 @@ from ..contract.statuses import STATUSES, TERMINAL
 from ..errors import FieldError, InvalidRequest, NotFound
 from . import freshness
 from .ahead import Ahead, WhenAsked
+from .door import Door
 from .health import ModelHealth, card_of, expected
 from .pages import Pages
-from .routing import Api, Call, Event, LambdaResponse, Reply, bytes_in_lambda, json_reply
-from .tenants import tenant_of
+from .routing import Api, Call, Reply, bytes_in_lambda, json_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from ..aws.s3 import Stored
     from ..settings import Settings
     from .ahead import Counted
-    from .routing import Route
 
 MAX_INLINE = 4 * 1024 * 1024
 """The most bytes of an image that fit, as base64, into a Lambda response of 6 MB."""
@@ -57,7 +55,7 @@ MARGIN = 2.0
 """Seconds that a long poll leaves of the invocation's time for its last read and its response."""
 
 
-class Status:
+class Status(Door):
     """Answers each request from the task's record alone."""
 
     def __init__(
@@ -88,20 +86,6 @@ class Status:
             },
             settings.cors_origins,
         )
-
-    def for_tenant(self, tenant: str | None) -> Status:
-        """The same for the tasks of one tenant. Raises InvalidRequest for an invalid name."""
-        other = copy(self)
-        other._store = self._store.for_tenant(tenant)
-        return other
-
-    def _per_tenant(self, route: Route) -> Route:
-        """The route, restricted to the tasks of the caller's tenant."""
-        return lambda call, **named: route(self.for_tenant(tenant_of(call.event, self._settings)), call, **named)
-
-    def handle(self, event: Event, context: Any) -> LambdaResponse:
-        """Serves an API Gateway or function URL event, payload format 1.0 or 2.0."""
-        return self._api(event, context)
 
     def _result(self, call: Call, task_id: str) -> Reply:
         """Reads the record once; with ``?wait=`` repeatedly, until there is news or the time is over."""

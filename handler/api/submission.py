@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
 from re import fullmatch
@@ -22,13 +21,13 @@ from ..errors import Conflict, FieldError, Finished, InvalidRequest, LostRace, M
 from ..task import moves
 from ..task.purging import purge
 from .calls import json_body, named_request, task_reply, trace_header
+from .door import Door
 from .health import ModelHealth, card_of
 from .in_flight import check_in_flight
 from .openai import Images
 from .quota import Budget
 from .quote import quote
-from .routing import Api, Call, Event, LambdaResponse, Reply, json_reply
-from .tenants import tenant_of
+from .routing import Api, Call, Reply, json_reply
 from .uploads import Uploads
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from ..aws.s3 import Stored
     from ..contract.card import ModelCard
     from ..settings import Settings
-    from .routing import Route
 
 CANCEL_WITHIN = 10.0
 """Seconds for which a cancellation tries to be faster than what else writes the record, a heartbeat at every step."""
@@ -52,7 +50,7 @@ class Submission:
     origin: str | None = None
 
 
-class Submit:
+class Submit(Door):
     """Submits and cancels tasks. A repeated submission makes no second task."""
 
     def __init__(
@@ -82,20 +80,6 @@ class Submit:
             },
             settings.cors_origins,
         )
-
-    def for_tenant(self, tenant: str | None) -> Submit:
-        """The same for the tasks of one tenant. Raises InvalidRequest for an invalid name."""
-        other = copy(self)
-        other._store = self._store.for_tenant(tenant)
-        return other
-
-    def _per_tenant(self, route: Route) -> Route:
-        """The route, restricted to the tasks of the caller's tenant."""
-        return lambda call, **named: route(self.for_tenant(tenant_of(call.event, self._settings)), call, **named)
-
-    def handle(self, event: Event, context: Any) -> LambdaResponse:
-        """Serves an API Gateway or function URL event, payload format 1.0 or 2.0."""
-        return self._api(event, context)
 
     def _generate(self, call: Call) -> Reply:
         return self._answer(call, json_body(call))

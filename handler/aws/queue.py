@@ -35,6 +35,8 @@ SQS = "aws:sqs"
 FIFO = ".fifo"
 """What the names of such queues end with."""
 MOST_NAME = 128
+DELAY, MOST_DELAY = "delay", 900
+"""The message attribute that FIFO queues' messages have in place of a delay of their own; SQS's most. In seconds."""
 TENANT = "tenant"
 """The message attribute that names the task's tenant; without it the task belongs to no tenant."""
 STALE_HANDLE = frozenset({"ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"})
@@ -53,6 +55,12 @@ class Message:
     body: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     tenant: str | None = None
+    delay: int = 0
+    """Seconds after it was sent before which nobody is to serve it, where SQS itself has no delays."""
+
+    def due_in(self, now: datetime) -> float:
+        """Seconds for which it has to be hidden first; 0 or less if it may be served."""
+        return self.delay - (now - self.sent_at(now)).total_seconds()
 
     @property
     def trace(self) -> str | None:
@@ -91,21 +99,28 @@ class TaskQueue:
         """Sends a message that appears after ``delay`` seconds (at most 900). Returns its MessageId.
 
         ``trace`` (an X-Ray tracing header) and ``tenant`` are sent as attributes. On a standard queue the tenant is the
-        message's group: SQS then serves tenants fairly ("fair queues"). A FIFO queue has a group for each task, takes a
-        send of a task once, and knows no delay of a message: there it appears at once.
+        message's group: SQS then serves tenants fairly ("fair queues"). A FIFO queue has a group for each task, and
+        takes a send of a task once. It knows no delay of a message: there it is an attribute, and whoever receives the
+        message too early hides it for the rest.
 
         After a ServiceFault the message may have been sent all the same. Sending it again is safe: one attempt claims
         the task, whatever the number of messages.
         """
+        seconds = min(round(delay), MOST_DELAY)
+        attributes: dict[str, Any] = {}
+        if tenant is not None:
+            attributes[TENANT] = {"DataType": "String", "StringValue": tenant}
+        if seconds and self.url.endswith(FIFO):
+            attributes[DELAY] = {"DataType": "Number", "StringValue": str(seconds)}
         with _translated("send a message"):
             sent = self._sqs.send_message(
                 QueueUrl=self.url,
                 MessageBody=body,
-                **self._ordered(body, tenant, min(round(delay), 900)),
+                **self._ordered(body, tenant, seconds),
                 MessageSystemAttributes={"AWSTraceHeader": {"DataType": "String", "StringValue": trace}}
                 if trace
                 else {},
-                MessageAttributes={TENANT: {"DataType": "String", "StringValue": tenant}} if tenant is not None else {},
+                MessageAttributes=attributes,
             )
         if "MessageId" not in sent:
             # botocore takes a truncated response for an empty one.
@@ -135,7 +150,7 @@ class TaskQueue:
                 MaxNumberOfMessages=most,
                 WaitTimeSeconds=round(wait),
                 MessageSystemAttributeNames=["All"],
-                MessageAttributeNames=[TENANT],
+                MessageAttributeNames=[TENANT, DELAY],
                 **hide,
             )
         return [
@@ -145,6 +160,7 @@ class TaskQueue:
                 raw["Body"],
                 cast("Mapping[str, str]", raw["Attributes"]),
                 _tenant(raw.get("MessageAttributes", {}), "StringValue"),
+                _delay(raw.get("MessageAttributes", {}), "StringValue"),
             )
             for raw in reply.get("Messages", [])
         ]
@@ -194,6 +210,7 @@ def messages_of(event: dict[str, Any]) -> list[Message]:
             record.body,
             dict(record.attributes.raw_event),
             _tenant(record.raw_event.get("messageAttributes") or {}, "stringValue"),
+            _delay(record.raw_event.get("messageAttributes") or {}, "stringValue"),
         )
         for record in SQSEvent(event).records
     ]
@@ -211,6 +228,12 @@ def partial_response(messages: Iterable[Message], consumed: Iterable[bool]) -> d
 def _tenant(attributes: Mapping[str, Any], text: str) -> str | None:
     """The tenant among a message's attributes; ``text`` is what the value is called there."""
     return str(attributes[TENANT].get(text) or "") if TENANT in attributes else None
+
+
+def _delay(attributes: Mapping[str, Any], text: str) -> int:
+    """Likewise its delay; what is no number, or more than SQS delays a message, is none."""
+    told = str(attributes.get(DELAY, {}).get(text) or "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) <= 3 and int(told) <= MOST_DELAY else 0
 
 
 @contextmanager

@@ -53,6 +53,12 @@ class Delivery:
         """Seconds until the deadline."""
         return self.deadline - time.monotonic()
 
+    def put_off(self, seconds: float) -> NoReturn:
+        """Hides the message until it is due; nothing is wrong with it. Raises Returned."""
+        logger.info("not due yet", message_id=self.message.message_id, seconds=seconds)
+        self.hidden.show(seconds)
+        raise Returned("not due yet")
+
     def give_back(self, fault: DarkroomError, after: float | None = None) -> NoReturn:
         """Returns the message to the queue for ``after`` seconds; if None, for an exponential backoff with jitter.
         Raises Returned.

@@ -175,6 +175,8 @@ class Generate:
         message = delivery.message
         logger.thread_safe_append_keys(message_id=message.message_id, trace_id=message.trace, tenant=message.tenant)
         try:
+            if (early := message.due_in(self._now())) > 0:  # a FIFO queue delays nothing by itself
+                delivery.put_off(early)
             self._serve(delivery)
         except Returned:
             return False

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.infra
 
 URL_LIFETIME = 6
 LONGEST = 60.0
+STUDIO = "https://studio.example"
+"""Where the page is from that may call."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,19 @@ class Caller:
         headers = {"Host": host, **({"x-api-key": self.key} if self.key else {})}
         return fetch(self.aws, urllib.request.Request(f"{self.aws.endpoint}/v1{path}", headers=headers))[0]
 
+    def headers(self, method: str, path: str, origin: str) -> tuple[int, dict[str, str]]:
+        """Status and headers, as the page of another origin gets them; its browser asks OPTIONS without the key."""
+        host = f"{self.api}.execute-api.localhost:{self.aws.endpoint.rpartition(':')[2]}"
+        told = {"Host": host, "Origin": origin}
+        if method == "OPTIONS":
+            told |= {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "x-api-key"}
+        elif self.key:
+            told["x-api-key"] = self.key
+        request = urllib.request.Request(f"{self.aws.endpoint}/v1{path}", method=method, headers=told)
+        context = ssl.create_default_context(cafile=self.aws.certificate)
+        with urllib.request.urlopen(request, context=context) as reply:
+            return int(reply.status), {name.lower(): value for name, value in reply.headers.items()}
+
     def wait(self, task_id: str) -> dict[str, Any]:
         """The result, once it is terminal."""
         deadline = time.monotonic() + LONGEST
@@ -92,6 +107,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
         "MaxBatch": "2",
         "MaxTries": "2",
         "Tenants": "true",
+        "CorsOrigins": STUDIO,
     }
     with ministack_server(request.config.getoption("--ministack"), tls=True) as (url, certificate):
         yield deploy(Aws(url, certificate), "running", parameters, body=shimmed())
@@ -124,6 +140,17 @@ def test_from_a_request_to_a_picture(caller: Caller, apple: dict[str, Any]) -> N
     assert isinstance(corner, tuple)
     assert middle[0] > middle[2]
     assert corner[2] > corner[0]
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "GET"])
+def test_a_page_of_another_origin_may_call(caller: Caller, apple: dict[str, Any], method: str) -> None:
+    """Behind API Gateway, with the key that belongs to the caller, and for the asking before without."""
+    status, headers = caller.headers(method, "/results/apple-1", STUDIO)
+    assert (status, headers["access-control-allow-origin"]) == (204 if method == "OPTIONS" else 200, STUDIO)
+    if method == "OPTIONS":
+        assert "GET" in headers["access-control-allow-methods"]
+        assert "x-api-key" in headers["access-control-allow-headers"].lower()
+    assert "access-control-allow-origin" not in caller.headers(method, "/results/apple-1", "https://other.example")[1]
 
 
 def test_touched_and_expired_urls_are_refused(caller: Caller, apple: dict[str, Any]) -> None:

@@ -335,7 +335,11 @@ def test_what_the_gateway_refuses_has_the_envelope_of_everything_else() -> None:
         text = one["ResponseTemplates"]["application/json"].replace("$context.error.messageString", '"Forbidden"')
         assert ErrorResponse.model_validate_json(text).error.message == "Forbidden"
         late = one["ResponseType"] in {"THROTTLED", "QUOTA_EXCEEDED"}
-        assert ("gatewayresponse.header.Retry-After" in one.get("ResponseParameters", {})) is late
+        headers = one["ResponseParameters"]
+        assert ("gatewayresponse.header.Retry-After" in headers) is late
+        # A page that may call reads why it was refused, and when to come again.
+        assert headers["gatewayresponse.header.Access-Control-Allow-Origin"] == "'*'"
+        assert ("Retry-After" in headers.get("gatewayresponse.header.Access-Control-Expose-Headers", "")) is late
 
 
 def test_the_status_function_outlasts_a_long_poll() -> None:
