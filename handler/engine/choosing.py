@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .batcher import Batcher
 
 LARGE = 100_000_000
-"""Denoisers with at least so many parameters use channels-last on a CPU; the small built-in one is slower with it."""
+"""Parameters of a large denoiser. Such use channels-last on a CPU; the small built-in one is slower with it."""
 FASTER = 0.97
 """Something is chosen if a forward takes at most this part of the time without it."""
 GRAPHS_SHARE = 0.3
@@ -52,10 +52,9 @@ def first_choice(denoiser: Any, settings: Settings, device: torch.device, dtype:
     on_cuda = device.type == "cuda"
     if settings.graphs == "1" and not on_cuda:
         raise ModelUnavailable(f"GRAPHS=1: CUDA alone has graphs, and the device is {device.type}")
-    large = sum(weights.numel() for weights in denoiser.parameters()) >= LARGE
     named = settings.attention if settings.attention != "auto" else ""
     return Choice(
-        channels_last=is_unet(denoiser) and large and not on_cuda and dtype == "bfloat16",
+        channels_last=is_unet(denoiser) and is_large(denoiser) and not on_cuda and dtype == "bfloat16",
         attention=named,
         graphs=settings.graphs == "1",
         compiled=settings.compile == "1",
@@ -142,6 +141,11 @@ def hooked(network: torch.nn.Module) -> bool:
         module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
         for module in network.modules()
     )
+
+
+def is_large(network: torch.nn.Module) -> bool:
+    """Whether its forwards, and not what surrounds them, are what takes time."""
+    return sum(weights.numel() for weights in network.parameters()) >= LARGE
 
 
 def is_unet(network: torch.nn.Module) -> bool:

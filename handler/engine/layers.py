@@ -43,7 +43,22 @@ def compiled(network: Any, settings: Settings) -> Forward:
         network.compile_repeated_blocks()
     except (AttributeError, RuntimeError, ValueError) as fault:
         logger.warning("the denoiser's blocks cannot be compiled here", fault=str(fault))
-    return plain(network)
+    return alike(plain(network))
+
+
+def alike(forward: Forward) -> Forward:
+    """Hands on tensors of one kind, whoever made them: Dynamo compiles a block anew for each mix of tensors that were
+    made in inference mode and of others, and a task alone brings other ones than several that were put together.
+
+    What is in lists and tuples stays as it is: networks add it to something, and do not hand it to their blocks.
+    """
+
+    def own(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: own(inner) for name, inner in value.items()}
+        return value.clone() if isinstance(value, torch.Tensor) and not value.is_inference() else value
+
+    return lambda arguments, rows: forward(own(arguments), rows)
 
 
 def uncompiled(network: torch.nn.Module) -> None:

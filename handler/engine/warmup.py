@@ -16,7 +16,7 @@ from ..contract.request import GenerationRequest
 from ..errors import DarkroomError, ModelUnavailable, NotFinite
 from ..logs import logger
 from . import kept
-from .choosing import Choice, choose, first_choice
+from .choosing import Choice, choose, first_choice, is_large
 from .preview import fit_previewer
 from .proof import NEVER_MET, NoObserver, decode_together, pixels, unproven
 
@@ -33,8 +33,11 @@ WORTH = 1.05
 """A larger batch size is taken if its rows per second are at least this many times those of the best smaller one."""
 ROUNDS = 4
 SLOW_FORWARD = 0.5
-"""Seconds. No batch size is tried after one whose forward took longer: loading would take minutes. Where one task's
-forward does, nothing is won by merging, and none is proven."""
+"""Seconds. Of a large network no batch size is tried after one whose forward took longer: loading would take minutes.
+Where one task's forward does, nothing is won by merging, and none is proven. A small one that takes so long is on a
+machine that is busy just now, which says nothing."""
+MOST_IMAGES_WARM = 4
+"""Tasks of several images have as many rows as several tasks, so these sizes come even where tasks are drawn alone."""
 STEPS = 3
 CHOICE_SECONDS = 12.0
 """After so many of choosing nothing else is tried: compilation, the last, takes some ten more."""
@@ -72,6 +75,8 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
             engine.decoder.batcher.merging = proof.decodes
         if not settings.max_batch:
             engine.batcher.bound(engine.capacity)
+    if choice.compiled:
+        _if_it_can("the first forwards of some sizes compile anew", lambda: _meet_sizes(engine))
     if proof.capacity and proof.alone != NEVER_MET:
         engine.kept = name, proof
         if known is None:
@@ -115,7 +120,21 @@ def _prove(
 def _slow(engine: PipelineEngine) -> bool:
     """Whether one task's forward keeps the device busy for so long that several together would win nothing."""
     recorded = engine.batcher.last_call
-    return recorded is not None and engine.compute.run(lambda: engine.batcher.time_forward(recorded, 1)) > SLOW_FORWARD
+    if recorded is None or not is_large(engine.batcher.denoiser):
+        return False
+    return engine.compute.run(lambda: engine.batcher.time_forward(recorded, 1)) > SLOW_FORWARD
+
+
+def _meet_sizes(engine: PipelineEngine) -> None:
+    """Runs forwards of as many rows as will come, so that each is compiled now and none while a task waits for it.
+
+    A first start meets most of them when it measures; one that begins with what was kept would meet them in its tasks.
+    """
+    recorded = engine.batcher.last_call
+    if recorded is not None and recorded.merges:
+        for size in SIZES:
+            if size <= max(engine.capacity, MOST_IMAGES_WARM):
+                engine.compute.run(partial(engine.batcher.time_forward, recorded, size))
 
 
 def _chosen(engine: PipelineEngine, settings: Settings, first: Choice) -> Choice:
@@ -233,7 +252,7 @@ def measure(engine: PipelineEngine) -> int:
             except torch.OutOfMemoryError:
                 break
             fastest[size] = min(spent, fastest.get(size, spent))
-            if spent > SLOW_FORWARD:
+            if spent > SLOW_FORWARD and is_large(engine.batcher.denoiser):
                 break
     best, best_rate = 1, 0.0
     for size, spent in fastest.items():

@@ -28,6 +28,7 @@ from .callers import all_of, network, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from handler.engine.batcher import Batcher
 
@@ -243,14 +244,19 @@ def test_a_devices_seconds_are_those_of_its_events() -> None:
     assert watch.end() == 0.03, "the last that is done"
 
 
-def test_nothing_is_compiled_while_tasks_are_served(engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [False, True], ids=["first start", "with what was kept"])
+def test_nothing_is_compiled_while_tasks_are_served(
+    engine: PipelineEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, kept: bool
+) -> None:
     """Dynamo compiles anew for each mode of gradients, size of batch and the like: all of them come at load."""
     network: Any = engine.batcher.denoiser
     own = network.compile_repeated_blocks
     monkeypatch.setattr(network, "compile_repeated_blocks", lambda: own(backend="eager"))
-    settings = replace(SETTINGS, compile="1", max_batch=0)
-    monkeypatch.setattr("handler.engine.warmup.SLOW_FORWARD", 60.0)
+    settings = replace(SETTINGS, compile="1", max_batch=0, cache_dir=str(tmp_path))
     warm_up(engine, settings)
+    if kept:
+        torch._dynamo.reset()
+        warm_up(engine, settings)
     counted = torch._dynamo.utils.counters["stats"]
     before = counted["unique_graphs"]
     assert before > 0

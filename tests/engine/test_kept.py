@@ -81,7 +81,7 @@ def test_what_is_drawn_alone_is_so_again(
 
 
 def test_what_keeps_the_device_busy_alone_is_not_proven_together(
-    start: Callable[..., PipelineEngine], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., PipelineEngine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Unless so many at a time are asked for: merging would win nothing, and its proof takes minutes there."""
     met: list[float] = []
@@ -92,6 +92,11 @@ def test_what_keeps_the_device_busy_alone_is_not_proven_together(
 
     monkeypatch.setattr("handler.engine.proof._together", together)
     monkeypatch.setattr(warmup, "SLOW_FORWARD", 0.0)
+    assert start(max_batch=0, cache_dir=str(tmp_path / "of/its own")).batcher.merging, (
+        "however busy the machine is just now"
+    )
+    met.clear()
+    monkeypatch.setattr("handler.engine.choosing.LARGE", 0)
     for engine in (start(max_batch=0), start(max_batch=0)):
         assert (engine.capacity, engine.batcher.merging, met) == (1, False, [])
         assert engine.kept is not None
