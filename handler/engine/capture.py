@@ -35,6 +35,8 @@ class CudaRecorder:
         return output, graph.replay
 
     def reserved(self) -> int:
+        # A recording begins by emptying the cache: what lay in there would hide what the recording takes.
+        torch.cuda.empty_cache()
         return int(torch.cuda.memory_reserved(self._device))
 
     def start_anew(self) -> None:
