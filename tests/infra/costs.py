@@ -67,7 +67,6 @@ FREE = {
     "AWS::Events::EventBus",
     "AWS::ECS::CapacityProvider",
     "AWS::ECS::Cluster",
-    "AWS::ECS::ClusterCapacityProviderAssociations",
     "AWS::ECS::Service",
     "AWS::ECS::TaskDefinition",
     "AWS::IAM::InstanceProfile",

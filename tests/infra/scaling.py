@@ -36,6 +36,7 @@ STATISTICS: dict[str, Callable[[list[int]], float]] = {"Maximum": max, "Minimum"
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {"Maximum": max, "Minimum": min}
 WORDS = {"FILL": lambda value, _: value, "REPEAT": None}
 """Of an alarm's expression. What is missing has been filled when it is evaluated."""
+BACKLOG = "FILL(waiting + FILL(held, 0), REPEAT)"
 MESSAGES = {"ApproximateNumberOfMessagesVisible": "visible", "ApproximateNumberOfMessagesNotVisible": "held"}
 
 
@@ -95,7 +96,8 @@ def rules(template: Template) -> Rules:
     if len(policies) != len(found):
         raise ValueError("a policy without an alarm here")
     (scaled,) = (one["Properties"] for one in there.values() if "ScalableDimension" in one["Properties"])
-    host = there["Capacity"]["Properties"]["ManagedInstancesProvider"]["InfrastructureOptimization"]
+    (capacity,) = (one for one in there.values() if one["Type"] == "AWS::ECS::CapacityProvider")
+    host = capacity["Properties"]["ManagedInstancesProvider"]["InfrastructureOptimization"]
     return Rules(
         tuple(found),
         int(scaled["MinCapacity"]),
@@ -118,8 +120,10 @@ def _rule(name: str, alarm: dict[str, Any], policy: dict[str, Any]) -> Rule:
         if statistic["Period"] != MINUTE or statistic["Metric"]["Namespace"] != "AWS/SQS":
             raise ValueError(f"{name}: {one}: only SQS by the minute is simulated")
         metrics[one["Id"]] = (MESSAGES[statistic["Metric"]["MetricName"]], statistic["Stat"])
-    if missing := [one for one in metrics if f"FILL({one}, REPEAT)" not in expression]:
-        raise ValueError(f"{name}: {missing}: what is late has to repeat what was before")
+    if BACKLOG not in expression or metrics.keys() != {"waiting", "held"}:
+        raise ValueError(
+            f"{name}: {expression}: what is late has to repeat what was before, and what is not held to be 0"
+        )
     threshold = float(alarm["Threshold"])
     steps = tuple(
         (

@@ -148,6 +148,8 @@ def test_nobody_comes_for_what_waits() -> None:
     assert rings("NoWorkerAlarm", waiting=[1] * 15, held=[0] * 15)
     assert not rings("NoWorkerAlarm", waiting=[1] * 14 + [0], held=[0] * 15)
     assert not rings("NoWorkerAlarm", waiting=[1] * 15, held=[0] * 14 + [1])
+    # SQS tells of what is held "if in-flight messages exist": where it does not, nobody holds any.
+    assert rings("NoWorkerAlarm", waiting=[1] * 15, held=[None] * 15)
 
 
 def of_each_period(name: str, **minutes: Sequence[float]) -> dict[str, Series]:

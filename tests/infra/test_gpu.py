@@ -28,7 +28,6 @@ REFUSED = {
     "AWS::ApplicationAutoScaling::ScalableTarget",
     "AWS::ApplicationAutoScaling::ScalingPolicy",
     "AWS::ECS::CapacityProvider",
-    "AWS::ECS::ClusterCapacityProviderAssociations",
 }
 """Types that MiniStack does not know; an alarm over metric math goes with them."""
 NOT_READ = {
@@ -232,7 +231,7 @@ def test_the_names_are_the_other_stacks() -> None:
 
 def test_hosts_are_bought_by_what_the_worker_needs() -> None:
     resources = Template(BODY, given()).resources()
-    managed = resources["Capacity"]["Properties"]["ManagedInstancesProvider"]
+    managed = resources["SpotCapacity"]["Properties"]["ManagedInstancesProvider"]
     launch = managed["InstanceLaunchTemplate"]
     needs = launch["InstanceRequirements"]
     assert needs["AcceleratorManufacturers"] == ["nvidia"]
@@ -244,11 +243,44 @@ def test_hosts_are_bought_by_what_the_worker_needs() -> None:
     assert resources["Task"]["Properties"]["RequiresCompatibilities"] == ["MANAGED_INSTANCES"]
     assert "DockerVolumeConfiguration" not in resources["Task"]["Properties"]["Volumes"][0]
     assert (managed["InfrastructureRoleArn"], launch["Ec2InstanceProfileArn"]) == ("<BuyRole.Arn>", "<HostProfile.Arn>")
-    for bought, notices in (("SPOT", "1"), ("ON_DEMAND", "0")):
-        there = Template(BODY, given(Purchase=bought)).resources()["Capacity"]["Properties"]["ManagedInstancesProvider"]
-        assert there["InstanceLaunchTemplate"]["CapacityOptionType"] == bought
-        assert environment(Purchase=bought)["SPOT_NOTICES"] == notices
     assert not [one for one in resources.values() if one["Type"].startswith("AWS::AutoScaling::")]
+
+
+@pytest.mark.parametrize(
+    ("bought", "provider", "notices"), [("SPOT", "SpotCapacity", "1"), ("ON_DEMAND", "OnDemandCapacity", "0")]
+)
+def test_hosts_are_bought_in_one_way_or_the_other(bought: str, provider: str, notices: str) -> None:
+    """How cannot be changed of a provider that is there, so each way has one of its own; else they are the same."""
+    there = Template(BODY, given(Purchase=bought)).resources()
+    assert {name for name, one in there.items() if one["Type"] == "AWS::ECS::CapacityProvider"} == {provider}
+    assert there["Workers"]["Properties"]["CapacityProviderStrategy"] == [
+        {"CapacityProvider": f"<{provider}>", "Weight": 1}
+    ]
+    launch = there[provider]["Properties"]["ManagedInstancesProvider"]["InstanceLaunchTemplate"]
+    assert launch["CapacityOptionType"] == bought
+    assert environment(Purchase=bought)["SPOT_NOTICES"] == notices
+    # Its own bound, or EC2's would leave g4dn alone ("Default: 20" percent over the cheapest); one for each way.
+    bounds = {name: one for name, one in launch["InstanceRequirements"].items() if "MaxPrice" in name}
+    assert list(bounds.values()) == [300]
+    assert ("Spot" in next(iter(bounds))) is (bought == "SPOT")
+    other = Template(BODY, given()).resources()["SpotCapacity"]["Properties"]
+    same = (
+        {**launch["InstanceRequirements"]},
+        {**other["ManagedInstancesProvider"]["InstanceLaunchTemplate"]["InstanceRequirements"]},
+    )
+    for one in same:
+        one.pop(next(name for name in one if "MaxPrice" in name))
+    assert same[0] == same[1]
+
+
+def test_nothing_associates_the_provider_with_its_cluster_but_its_name() -> None:
+    """PutClusterCapacityProviders: "Amazon ECS Managed Instances doesn't support this" (hashicorp's provider, issue
+    44783; aws-cdk 35699).
+    """
+    kinds = {one["Type"] for one in BODY["Resources"].values()}
+    assert "AWS::ECS::ClusterCapacityProviderAssociations" not in kinds
+    for name in ("SpotCapacity", "OnDemandCapacity"):
+        assert BODY["Resources"][name]["Properties"]["ClusterName"] == {"Ref": "Cluster"}
 
 
 def test_quotes_name_hosts_that_have_a_price() -> None:
@@ -515,7 +547,8 @@ def test_workers_are_deleted_before_what_they_need_to_end() -> None:
     assert len(wanted) > 15
     assert wanted - needs("Workers", resources) == set()
     # And hosts before the roles by which they are given back.
-    assert {"BuyRole", "HostRole", "HostProfile", "WorkerGroup", "Cluster"} <= needs("Capacity", resources)
+    for capacity in ("SpotCapacity", "OnDemandCapacity"):
+        assert {"BuyRole", "HostRole", "HostProfile", "WorkerGroup", "Cluster"} <= needs(capacity, resources)
     # No group of instances of ours whose protection would keep the stack.
     assert "ProtectedFromScaleIn" not in (INFRA / "gpu.yaml").read_text()
 
