@@ -21,7 +21,7 @@ from ..aws.store import TaskStore
 from ..clock import utc_now
 from ..contract.record import Record
 from ..contract.statuses import TERMINAL
-from ..errors import LostRace, Refused
+from ..errors import LostRace, Refused, ServiceFault
 from ..logs import logger
 from ..task import limits, moves
 
@@ -78,6 +78,7 @@ class Doctor:
         are sent, and the next round goes on from there. Raises ServiceFault; what was mended before it stays mended.
         """
         self._sends = 0
+        self._keep_awake()
         findings: list[Finding] = []
         place: str | None = None
         seen: set[tuple[str | None, str]] = set()
@@ -93,6 +94,15 @@ class Doctor:
         if fix:
             self._store.write_doctors_place(place)
         return findings
+
+    def _keep_awake(self) -> None:
+        """Asks the queue for its counts: SQS tells metrics of no queue that nobody has asked for six hours, and begins
+        again up to 15 minutes late. Where only workers on GPUs draw, these metrics are what brings the first of them.
+        """
+        try:
+            self._queue.backlog()
+        except ServiceFault as fault:
+            logger.warning("the queue does not tell its counts", fault=fault.message)
 
     def _listed(self, after: str | None) -> Iterator[tuple[OpenTask, Stored | None]]:
         """The open tasks that are not quite new, and their records, read some at a time."""

@@ -173,7 +173,8 @@ def test_the_doctors_idle_round_asks_for_what_is_summed() -> None:
 
     def counting(environ: dict[str, Any], start_response: Any) -> Any:
         listing = environ["REQUEST_METHOD"] == "GET" and "list-type" in environ.get("QUERY_STRING", "")
-        counted["s3_put" if listing or environ["REQUEST_METHOD"] == "PUT" else "s3_get"] += 1
+        of_s3 = "s3_put" if listing or environ["REQUEST_METHOD"] == "PUT" else "s3_get"
+        counted["sqs_request" if "AmazonSQS" in environ.get("HTTP_X_AMZ_TARGET", "") else of_s3] += 1
         return app(environ, start_response)
 
     with aws:

@@ -223,7 +223,7 @@ MAY = {
     },
     "DoctorRole": {
         "get": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "health/doctor.json"],
-        "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "health/doctor.json"],
+        "put": ["tasks/*/status.json", "tenants/*/tasks/*/status.json", "open/*", "health/doctor.json"],
         "delete": [
             "open/*",
             "tasks/*/checkpoint*",
