@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from handler.aws.events import Bus, detail
-from handler.aws.listing import AGAIN, TOLD, OpenTask, index_name
+from handler.aws.listing import AGAIN, ENDED, TOLD, OpenTask, index_name
 from handler.aws.s3 import Stored
 from handler.aws.store import HealthReport, Upload
 from handler.contract.ids import MAX_UPLOAD, TASK_ID, TENANT
@@ -206,8 +206,8 @@ class MemoryStore:
                 return
             if not left:
                 self._delete(key)
-            elif self.bus.on:
-                self._put(key, TOLD)
+            else:
+                self._put(key, TOLD if self.bus.on else ENDED)
         except ServiceFault:
             """A failure leaves the entry to the doctor."""
 
@@ -217,10 +217,11 @@ class MemoryStore:
             if there is not None:
                 yield OpenTask.named(key.removeprefix("open/"), there.at, len(there.body))
 
-    def open_here(self, most: int) -> list[str]:
+    def open_here(self) -> Iterator[str]:
         prefix = f"open/{self.tenant or '-'}/"
         keys = self._do("list open/", lambda: self.bucket.under(prefix))
-        return list(dict.fromkeys(key.removeprefix(prefix).removesuffix(AGAIN) for key in keys))[:most]
+        empty = [key for key in keys if not self.bucket.objects[key].body]
+        yield from dict.fromkeys(key.removeprefix(prefix).removesuffix(AGAIN) for key in empty)
 
     def read_request(self, bucket: str, key: str) -> bytes | None:
         there = self._do("read a request", lambda: self.bucket.objects.get(key))

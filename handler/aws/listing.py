@@ -14,8 +14,10 @@ NO_TENANT = "-"
 """In keys where a tenant's name stands: no tenant can be called that."""
 AGAIN = "/again"
 """Ends the place in the list of a task that had ended before; no task's name has a slash."""
-TOLD = b"told"
-"""The content of the place of a task that has ended, once the event bus has heard of it; else a place is empty."""
+TOLD, ENDED = b"told", b"ended"
+"""The content of the place of a task that has ended and left something to clear up: once the event bus has heard of it,
+and where there is no bus. That of one that is open is empty, and so is that of an end of which the bus has not heard.
+"""
 
 
 def index_name(task_id: str, created_at: datetime) -> str:

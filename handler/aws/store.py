@@ -24,7 +24,7 @@ from ..logs import logger
 from . import s3
 from .clock import S3Clock
 from .events import Bus
-from .listing import AGAIN, NO_TENANT, TOLD, OpenTask, index_name
+from .listing import AGAIN, ENDED, NO_TENANT, TOLD, OpenTask, index_name
 from .s3 import Stored, connect, translated
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class TaskStore:
                 return
             if not left:
                 s3.delete(self._s3, key, "take the task off the list")
-            elif self.bus.on:
-                s3.put(self._s3, key, TOLD, "note that the task's end was told")
+            else:  # a mark, by which a listing tells it from those that are open
+                s3.put(self._s3, key, TOLD if self.bus.on else ENDED, "note that the task has ended")
         except ServiceFault as fault:
             logger.warning("an ended task stays listed as open", task_id=task_id, fault=fault.message)
 
@@ -204,16 +204,18 @@ class TaskStore:
                     name = str(meta["path"]).removeprefix("open/")
                     yield OpenTask.named(name, meta["last_modified"], meta["size"])
 
-    def open_here(self, most: int) -> list[str]:
-        """The names of up to ``most`` of this tenant's open tasks, each once."""
-        prefix = f"open/{self.tenant or NO_TENANT}/"
-        names: dict[str, None] = {}
+    def open_here(self) -> Iterator[str]:
+        """The names of this tenant's open tasks, each once, without those that are marked as ended: one request for
+        1,000. Some may have ended all the same.
+        """
+        prefix, seen = f"open/{self.tenant or NO_TENANT}/", set[str]()
         with translated("list the open tasks"):
             for chunk in obstore.list(self._s3, prefix, chunk_size=1000):
-                names |= dict.fromkeys(str(meta["path"]).removeprefix(prefix).removesuffix(AGAIN) for meta in chunk)
-                if len(names) >= most:
-                    break
-        return list(names)[:most]
+                for meta in chunk:
+                    name = str(meta["path"]).removeprefix(prefix).removesuffix(AGAIN)
+                    if not meta["size"] and name not in seen:
+                        seen.add(name)
+                        yield name
 
     def objects_of(self, task_id: str) -> dict[str, datetime]:
         """The keys of a task's objects beside its record, and when each was written."""
