@@ -31,6 +31,8 @@ RECORD_PERHAPS = frozenset({"messageAttributes", "md5OfBody", "md5OfMessageAttri
 
 FILE = re.compile(r"requests(/(?!\.)[^/\\]+)+(?<=\.json)")
 """Keys of files that hold a request: no part of them begins with a dot, or is empty."""
+CREATED = frozenset({"PutObject", "POST Object", "CopyObject", "CompleteMultipartUpload"})
+"""Reasons of an "Object Created" event; one of a deletion has others, and one of tags or classes has none."""
 S3_TEST = frozenset({"Service", "Event", "Time", "Bucket", "RequestId", "HostId"})
 """What S3 sends when its notifications are switched on."""
 
@@ -51,8 +53,8 @@ class File:
 
 
 def file_in(body: str) -> File | None:
-    """The file that a notification of S3's tells of, or that an "Object Created" event's detail does; None for what is
-    neither. Sources: Amazon S3 user guide, "Event message structure" and "EventBridge event message structure".
+    """The file that a notification of S3's tells of, or an "Object Created" event, whole or its detail alone; None for
+    what is neither. Sources: Amazon S3 user guide, "Event message structure" and "EventBridge event message structure".
     """
     outer = _object(body)
     if outer is None:
@@ -62,13 +64,30 @@ def file_in(body: str) -> File | None:
         (told,) = records
         new = told.get("eventSource") == "aws:s3" and str(told.get("eventName")).startswith("ObjectCreated:")
         return _file(told.get("s3"), quoted=True) if new else None
-    return _file(outer, quoted=False) if {"bucket", "object", "request-id"} <= outer.keys() else None
+    if _is_event_of_s3(outer):
+        return _file(outer["detail"], quoted=False) if outer["detail-type"] == "Object Created" else None
+    return _file(outer, quoted=False) if _is_detail_of_s3(outer) and outer.get("reason") in CREATED else None
 
 
-def is_test_of_s3(body: str) -> bool:
-    """Whether it is the message by which S3 tries whether it may send."""
+def is_other_news_of_s3(body: str) -> bool:
+    """Whether S3 tells of something else: that it tries whether it may send, or of tags, of what is deleted."""
     outer = _object(body)
-    return outer is not None and outer.keys() == S3_TEST and outer["Event"] == "s3:TestEvent"
+    if outer is None or file_in(body) is not None:
+        return False
+    if outer.keys() == S3_TEST:
+        return bool(outer["Event"] == "s3:TestEvent")
+    records = outer.get("Records")
+    if outer.keys() == {"Records"} and isinstance(records, list) and records:
+        return all(isinstance(one, dict) and one.get("eventSource") == "aws:s3" for one in records)
+    return _is_event_of_s3(outer) or _is_detail_of_s3(outer)
+
+
+def _is_event_of_s3(outer: dict[str, Any]) -> bool:
+    return _is(outer, EVENT_ALWAYS, EVENT_PERHAPS) and outer["source"] == "aws.s3"
+
+
+def _is_detail_of_s3(outer: dict[str, Any]) -> bool:
+    return {"bucket", "object", "request-id"} <= outer.keys()
 
 
 def _file(told: Any, *, quoted: bool) -> File | None:
@@ -111,6 +130,8 @@ def _held(body: str) -> str | None:
         return None
     if _is(outer, SNS_ALWAYS, SNS_PERHAPS) and outer["Type"] == "Notification":
         held = outer["Message"]
+    elif _is_event_of_s3(outer):
+        return None  # what kind of event it is says the envelope
     elif _is(outer, EVENT_ALWAYS, EVENT_PERHAPS):
         held = json.dumps(outer["detail"]) if isinstance(outer["detail"], dict) else None
     elif _is(outer, RECORD_ALWAYS, RECORD_PERHAPS) and outer["eventSource"] == "aws:sqs":

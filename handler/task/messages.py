@@ -10,7 +10,7 @@ from ..contract.ids import TENANT
 from ..contract.pointer import pointer_in
 from ..contract.request import Parsed, parse
 from ..errors import Conflict, FieldError, Finished, InvalidRequest
-from .envelopes import FILE, File, beginning, file_in, is_test_of_s3, unwrapped
+from .envelopes import FILE, File, beginning, file_in, is_other_news_of_s3, unwrapped
 
 if TYPE_CHECKING:
     from ..aws.queue import Message
@@ -79,8 +79,8 @@ def asked_by(message: Message, card: CardChecks | None = None, files: Files | No
     if pointer:
         return Asked(pointer.task_id, tenant, pointer)
     body, name = unwrapped(message.body), message.message_id
-    if is_test_of_s3(body):
-        raise Finished("S3 tried whether it may send")
+    if is_other_news_of_s3(body):
+        raise Finished("S3 tells of something else than a new object")
     if (file := file_in(body)) is not None:
         body, name = _in_file(file, files), file.task_id
     parsed = parse(body, card)
@@ -88,9 +88,13 @@ def asked_by(message: Message, card: CardChecks | None = None, files: Files | No
 
 
 def _in_file(file: File, files: Files | None) -> str:
-    """What a file holds that S3 tells of. Raises InvalidRequest for one that may not be read, or is gone."""
-    if files is None or not FILE.fullmatch(file.key):
-        raise InvalidRequest([FieldError("body", "S3 tells of a file that is no requests/….json of this deployment")])
+    """What a file holds that S3 tells of. Raises InvalidRequest for one that may not be read, or is gone; Finished for
+    any other object: where S3 tells of all, a record of each would be news again.
+    """
+    if not FILE.fullmatch(file.key):
+        raise Finished("S3 tells of an object that is no requests/….json")
+    if files is None:
+        raise InvalidRequest([FieldError("body", "files with requests are not read here")])
     found = files.read_request(file.bucket, file.key)
     if found is None:
         raise InvalidRequest([FieldError("body", f"{file.key} is not in this deployment's bucket")])

@@ -163,7 +163,13 @@ def notified(bucket: str, key: str, sequencer: str = "0055AED6DCD90281E5") -> st
 def by_eventbridge(bucket: str, key: str, sequencer: str = "0055AED6DCD90281E5") -> str:
     """As EventBridge documents an "Object Created" event."""
     about = {"version": "0", "bucket": {"name": bucket}, "object": {"key": key, "size": 5, "sequencer": sequencer}}
-    return event({**about, "request-id": "N4N7GDK58NMKJ12R", "reason": "PutObject"}, source="aws.s3")
+    told = {**about, "request-id": "N4N7GDK58NMKJ12R", "reason": "PutObject"}
+    return event(told, source="aws.s3", **{"detail-type": "Object Created"})
+
+
+def detail_alone(bucket: str, key: str, sequencer: str = "0055AED6DCD90281E5") -> str:
+    """As a rule with the input path ``$.detail`` sends it."""
+    return json.dumps(json.loads(by_eventbridge(bucket, key, sequencer))["detail"])
 
 
 @pytest.fixture
@@ -174,7 +180,7 @@ def wish(settings: Settings, store: TaskStore) -> str:
     return key
 
 
-@pytest.mark.parametrize("told", [notified, by_eventbridge])
+@pytest.mark.parametrize("told", [notified, by_eventbridge, detail_alone])
 def test_a_file_that_s3_says_is_new_is_a_request(
     generate: Generate, plain: PlainEngine, settings: Settings, store: TaskStore, wish: str, told: Any
 ) -> None:
@@ -188,14 +194,33 @@ def test_a_file_that_s3_says_is_new_is_a_request(
     assert {Record.from_json(one.body).status for one in store.newest(10, None)[0]} == {"completed"}
 
 
+@pytest.mark.parametrize("told", [notified, by_eventbridge])
 @pytest.mark.parametrize(
-    "key",
-    ["requests/gone.json", "tasks/a/status.json", "requests/picture.png", "requests/../x.json", "requests//x.json"],
+    "key", ["tasks/a/status.json", "tasks/a/1/0.png", "requests/picture.png", "requests/../x.json", "requests//x.json"]
 )
-def test_a_file_that_is_none_of_ours_is_not_read(
-    generate: Generate, settings: Settings, store: TaskStore, key: str
+def test_of_other_objects_nothing_is_written(
+    generate: Generate, settings: Settings, store: TaskStore, key: str, told: Any
 ) -> None:
-    generate.handle(sqs_event(notified(settings.bucket, key), ids=["m-1"]), None)
+    """Where S3 tells of the whole bucket a record of each would be three objects more, and three messages."""
+    assert generate.handle(sqs_event(told(settings.bucket, key), ids=["m-1"]), None) == {"batchItemFailures": []}
+    assert [meta for chunk in obstore.list(store._s3) for meta in chunk if not meta["path"].startswith("health/")] == []
+
+
+@pytest.mark.parametrize("kind", ["Object Deleted", "Object Tags Added", "Object Restore Completed"])
+def test_other_news_of_a_file_draws_nothing(
+    generate: Generate, settings: Settings, store: TaskStore, wish: str, kind: str
+) -> None:
+    told = json.loads(by_eventbridge(settings.bucket, wish)) | {"detail-type": kind}
+    bare = {name: value for name, value in told["detail"].items() if name != "reason"}
+    removed = json.loads(notified(settings.bucket, wish))
+    removed["Records"][0]["eventName"] = "ObjectRemoved:Delete"
+    for body in (told, bare, {**bare, "reason": "DeleteObject"}, removed):
+        assert generate.handle(sqs_event(json.dumps(body), ids=["m-1"]), None) == {"batchItemFailures": []}
+    assert store.newest(10, None)[0] == []
+
+
+def test_a_file_that_is_gone_is_told_of(generate: Generate, settings: Settings, store: TaskStore) -> None:
+    generate.handle(sqs_event(notified(settings.bucket, "requests/gone.json"), ids=["m-1"]), None)
     (failed,) = [Record.from_json(one.body) for one in store.newest(10, None)[0]]
     assert failed.status == "failed"
     assert failed.error is not None
