@@ -1,7 +1,8 @@
 """What an account lacks for a deployment, asked before anything is made or costs money: calls that read, and no others.
 
 Quota codes: AWS Service Quotas, L-DB2E81BA "Running On-Demand G and VT instances" and L-3819A6DF "All G and VT Spot
-Instance Requests", both in vCPUs. Lambda's concurrency: ``GetAccountSettings``.
+Instance Requests", both in vCPUs. Lambda's concurrency: ``GetAccountSettings``. Routes' targets and states: Amazon EC2
+API reference, Route.
 """
 
 from __future__ import annotations
@@ -32,6 +33,27 @@ IMAGE = re.compile(
     r"(?P<repository>[\w./-]+?)(?::(?P<tag>[\w.-]+)|@(?P<digest>sha256:[\da-f]{64}))"
 )
 TIMEOUT = 10
+ENDPOINTS = {
+    "sqs": "WithSqs",
+    "ecr.api": "WithEcrApi",
+    "ecr.dkr": "WithEcrDocker",
+    "logs": "WithLogs",
+    "ecs": "WithEcs",
+    "ecs-agent": "WithEcsAgent",
+    "ecs-telemetry": "WithEcsTelemetry",
+    "kms": "WithKms",
+    "events": "WithEvents",
+    "xray": "WithXRay",
+    "ssmmessages": "WithSsmMessages",
+}
+"""Services that infra/gpu.yaml, which is no part of the package, makes private names of, and what leaves each out."""
+WAYS_OUT = ("NatGatewayId", "TransitGatewayId", "InstanceId", "NetworkInterfaceId", "CoreNetworkArn")
+"""Targets of a default route by which a task without a public address may reach AWS."""
+GATEWAYS_OUT = ("vpce-", "vgw-")
+"""Of ``GatewayId``: a firewall's endpoint, and the way to a network of one's own. ``igw-`` is none: it serves public
+addresses, which a host has at most and never a task in ``awsvpc`` mode. Peering is none: it ends in the other VPC."""
+GONE = {"deleted", "expired", "failed", "rejected"}
+"""States of an endpoint that answers by its names no more."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +102,9 @@ def preflight(settings: Settings, wanted: Wanted) -> Iterator[Finding]:
         yield _found("GPU quota", "service-quotas", client, _quota, wanted)
     if wanted.subnets:
         yield _found("subnets", "ec2", client, _routes, wanted)
+    if wanted.subnets and wanted.endpoints:
+        yield _found("private names", "ec2", client, _names, wanted)
+        yield _found("endpoints", "ec2", client, _endpoints, wanted)
     if wanted.topic:
         yield _found("alarm address", "sns", client, _confirmed, wanted)
 
@@ -159,38 +184,112 @@ def _quota(quotas: Any, wanted: Wanted) -> str:
 
 
 def _routes(network: Any, wanted: Wanted) -> str:
-    """A task of ECS in a subnet whose way out is an internet gateway has no public address, and hears nothing."""
     found = network.describe_subnets(SubnetIds=list(wanted.subnets))["Subnets"]
-    vpc = {"Name": "vpc-id", "Values": [found[0]["VpcId"]]}
-    tables = network.describe_route_tables(Filters=[vpc])["RouteTables"]
-    cut_off = [one["SubnetId"] for one in found if not _leads_out(one["SubnetId"], tables)]
-    if not cut_off:
-        return "a NAT gateway or the like is their way out"
-    if wanted.endpoints:
+    _fit_together(found, wanted)
+    of_theirs = [{"Name": "vpc-id", "Values": [found[0]["VpcId"]]}]
+    pages = network.get_paginator("describe_route_tables").paginate(Filters=of_theirs)
+    tables = [table for page in pages for table in page["RouteTables"]]
+    routes = {one["SubnetId"]: _default_route(one["SubnetId"], tables) for one in found}
+    cut_off = [f"{subnet} ({_why_not(route)})" for subnet, route in routes.items() if not _way_out(route)]
+    if cut_off and wanted.endpoints:
         return "workers reach AWS by endpoints"
-    names = ", ".join(cut_off)
-    raise Lacks(f"{names}: no NAT gateway is their way out, so workers reach nothing; or deploy with Endpoints=true")
+    if cut_off:
+        names = ", ".join(cut_off)
+        raise Lacks(f"{names}: workers reach nothing without a NAT gateway or the like; or deploy with Endpoints=true")
+    others = sorted({_way_out(route) for route in routes.values() if not route.get("NatGatewayId")})
+    if others:
+        return f"their way out is {', '.join(others)}; whether it leads on to AWS is not told here"
+    return "a NAT gateway is their way out"
 
 
-def _leads_out(subnet: str, tables: list[dict[str, Any]]) -> bool:
+def _fit_together(subnets: list[dict[str, Any]], wanted: Wanted) -> None:
+    if len(vpcs := _vpcs(subnets)) > 1:
+        raise Lacks(f"they lie in {' and '.join(vpcs)}: workers and their hosts take subnets of one VPC")
+    zones: dict[str, list[str]] = {}
+    for one in subnets:
+        zones.setdefault(one["AvailabilityZone"], []).append(one["SubnetId"])
+    shared = [f"{' and '.join(names)} in {zone}" for zone, names in zones.items() if len(names) > 1]
+    if shared and wanted.endpoints:
+        words = "an endpoint takes one subnet of a zone (DuplicateSubnetsInSameZone): name one"
+        raise Lacks(f"{', '.join(shared)}, and {words}")
+
+
+def _vpcs(subnets: list[dict[str, Any]]) -> list[str]:
+    return sorted({one["VpcId"] for one in subnets})
+
+
+def _default_route(subnet: str, tables: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the table that is associated with the subnet, else of its VPC's main one."""
+
     def serves(table: dict[str, Any], key: str, value: object) -> bool:
         return any(one.get(key) == value for one in table["Associations"])
 
     own = [table for table in tables if serves(table, "SubnetId", subnet)]
     main = [table for table in tables if serves(table, "Main", True)]
     routes = [route for table in own or main for route in table["Routes"]]
-    through = ("NatGatewayId", "TransitGatewayId", "InstanceId", "NetworkInterfaceId", "VpcPeeringConnectionId")
-    return any(
-        route.get("DestinationCidrBlock") == "0.0.0.0/0" and any(route.get(name) for name in through)
-        for route in routes
-    )
+    return next((route for route in routes if route.get("DestinationCidrBlock") == "0.0.0.0/0"), {})
+
+
+def _way_out(route: dict[str, Any]) -> str:
+    """Its target, or "" where that is none."""
+    if route.get("State") == "blackhole":  # what it led to was deleted, or a host that was stopped
+        return ""
+    gateway = str(route.get("GatewayId", ""))
+    targets = [str(route[name]) for name in WAYS_OUT if route.get(name)]
+    return next(iter(targets), gateway if gateway.startswith(GATEWAYS_OUT) else "")
+
+
+def _why_not(route: dict[str, Any]) -> str:
+    if not route:
+        return "no default route"
+    if route.get("State") == "blackhole":
+        return "what its default route leads to is gone"
+    if route.get("VpcPeeringConnectionId"):
+        return "its default route is peering, which ends in the other VPC"
+    if str(route.get("GatewayId")).startswith("igw-"):
+        return "its default route is an internet gateway, and tasks have no public address"
+    return "its default route is none that a task is known to take"
+
+
+def _names(network: Any, wanted: Wanted) -> str:
+    """Both attributes are needed; hostnames are off at first in every VPC but the default one."""
+    vpcs = _vpcs(network.describe_subnets(SubnetIds=list(wanted.subnets))["Subnets"])
+    off = []
+    for vpc in vpcs:
+        for name, option in (("DnsSupport", "dns-support"), ("DnsHostnames", "dns-hostnames")):
+            answer = network.describe_vpc_attribute(VpcId=vpc, Attribute=f"enable{name}")
+            if not answer[f"Enable{name}"]["Value"]:
+                off.append(f"enable{name} is off: aws ec2 modify-vpc-attribute --vpc-id {vpc} --enable-{option}")
+    if off:
+        raise Lacks("; ".join(off))
+    return f"{', '.join(vpcs)} resolves those of endpoints"
+
+
+def _endpoints(network: Any, wanted: Wanted) -> str:
+    """What EC2 would refuse as a conflicting DNS domain. One without private names stands in nobody's way."""
+    vpcs = _vpcs(network.describe_subnets(SubnetIds=list(wanted.subnets))["Subnets"])
+    pages = network.get_paginator("describe_vpc_endpoints").paginate(Filters=[{"Name": "vpc-id", "Values": vpcs}])
+    taken: dict[str, str] = {}
+    for one in (one for page in pages for one in page["VpcEndpoints"]):
+        service = one["ServiceName"].partition(f".{network.meta.region_name}.")[2]
+        if service in ENDPOINTS and one.get("PrivateDnsEnabled") and one["State"].lower() not in GONE:
+            taken[service] = one["VpcEndpointId"]
+    if not taken:
+        return f"{', '.join(vpcs)} has no other with their names"
+    there = ", ".join(f"{service} ({name})" for service, name in taken.items())
+    without = " ".join(f"{ENDPOINTS[service]}=false" for service in taken)
+    # An update would find its own, and would delete them if it were told to leave them out.
+    raise Lacks(f"{there} would be refused a second time: deploy with {without}, unless they are this stack's own")
 
 
 def _confirmed(topics: Any, wanted: Wanted) -> str:
-    found = topics.list_subscriptions_by_topic(TopicArn=wanted.topic)["Subscriptions"]
+    """Only who has confirmed has an ARN: before it stands PendingConfirmation there, and Deleted after the end."""
+    pages = topics.get_paginator("list_subscriptions_by_topic").paginate(TopicArn=wanted.topic)
+    found = [one for page in pages for one in page["Subscriptions"]]
     waiting = [one["Endpoint"] for one in found if one["SubscriptionArn"] == "PendingConfirmation"]
     if waiting:
         raise Lacks(f"{', '.join(waiting)} has not confirmed: open the link in AWS's mail")
-    if not found:
+    confirmed = [one for one in found if one["SubscriptionArn"].startswith("arn:")]
+    if not confirmed:
         raise Lacks("nobody has subscribed to the topic")
-    return f"{len(found)} confirmed"
+    return f"{len(confirmed)} confirmed"
