@@ -108,6 +108,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
         "MaxTries": "2",
         "Tenants": "true",
         "CorsOrigins": STUDIO,
+        "RequestFiles": "true",
     }
     with ministack_server(request.config.getoption("--ministack"), tls=True) as (url, certificate):
         yield deploy(Aws(url, certificate), "running", parameters, body=shimmed())
@@ -140,6 +141,23 @@ def test_from_a_request_to_a_picture(caller: Caller, apple: dict[str, Any]) -> N
     assert isinstance(corner, tuple)
     assert middle[0] > middle[2]
     assert corner[2] > corner[0]
+
+
+def test_a_file_that_holds_a_request_is_drawn(caller: Caller, running: Stack) -> None:
+    """From S3's event by EventBridge's rule and the queue to the picture; what is no such file does nothing."""
+    s3 = running.aws.client("s3")
+    told = {"prompt": "a fox", "num_inference_steps": 4, "task_id": "from-a-file"}
+    for key in ("requests/fox.txt", "requests/fox 1.json"):
+        s3.put_object(Bucket=running.physical["Bucket"], Key=key, Body=json.dumps(told | {"seed": len(key)}))
+    deadline = time.monotonic() + LONGEST
+    key = "tasks/from-a-file/status.json"
+    status = ""
+    while status != "completed" and time.monotonic() < deadline:
+        time.sleep(0.3)
+        found = s3.list_objects_v2(Bucket=running.physical["Bucket"], Prefix=key).get("Contents")
+        record = json.loads(s3.get_object(Bucket=running.physical["Bucket"], Key=key)["Body"].read()) if found else {}
+        status = record.get("status", "")
+    assert (status, record["request"]["seed"]) == ("completed", len("requests/fox 1.json"))
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "GET"])

@@ -217,6 +217,33 @@ def test_every_parameter_is_described_limited_and_in_a_group(file: str) -> None:
         assert limits or name in free or parameter["Type"].startswith(("AWS::", "List<AWS::")), name
 
 
+def test_files_are_taken_only_where_that_is_asked_for() -> None:
+    """Else every object's event would go to the account's bus, for nobody."""
+    off, on = (Template(BODY, {"RequestFiles": one}).resources() for one in ("false", "true"))
+    assert "NotificationConfiguration" not in off["Bucket"]["Properties"]
+    assert "NewFiles" not in off
+    assert len(off["QueuePolicy"]["Properties"]["PolicyDocument"]["Statement"]) == 1
+    assert on["Bucket"]["Properties"]["NotificationConfiguration"] == {
+        "EventBridgeConfiguration": {"EventBridgeEnabled": True}
+    }
+    rule = on["NewFiles"]["Properties"]
+    assert rule["EventPattern"]["detail"] == {
+        "bucket": {"name": ["<Bucket>"]},
+        "object": {"key": [{"wildcard": "requests/*.json"}]},
+    }
+    assert "EventBusName" not in rule, "S3 tells the account's own bus"
+    assert [one["Arn"] for one in rule["Targets"]] == ["<Queue.Arn>"]
+    _, allowed = on["QueuePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert (allowed["Action"], allowed["Principal"]) == ("sqs:SendMessage", {"Service": "events.amazonaws.com"})
+    assert allowed["Condition"] == {"ArnEquals": {"aws:SourceArn": "<NewFiles.Arn>"}}
+
+
+def test_a_door_is_told_all_that_its_answers_depend_on() -> None:
+    """The doors alone answer with URLs; Submit does, in OpenAI's form."""
+    for name in ("Submit", "Status"):
+        assert {"URL_LIFETIME", "CORS_ORIGINS", "TENANTS"} <= functions()[name]["Environment"]["Variables"].keys(), name
+
+
 def test_every_variable_is_a_setting_and_every_setting_a_variable() -> None:
     settings = {spec.name.upper() for spec in variables()}
     used: set[str] = set()
