@@ -518,10 +518,12 @@ def test_the_tags_that_hold_the_endpoints_are_short_enough() -> None:
 
 def test_the_documents_ask_before_anything_costs_money() -> None:
     lines = (INFRA / "README.md").read_text().splitlines()
-    (asked,) = [number for number, line in enumerate(lines) if line.startswith("darkroom preflight")]
-    assert {"--gpus", "--subnets"} <= set(lines[asked].split())
-    deployed = [number for number, line in enumerate(lines) if "--template-file infra/gpu.yaml" in line]
-    assert asked < min(deployed)
+    first, second = [number for number, line in enumerate(lines) if line.startswith("darkroom preflight")]
+    assert "--concurrency" in lines[first]
+    assert {"--gpus", "--subnets"} <= set(lines[second].split())
+    for asked, file in ((first, "template.yaml"), (second, "gpu.yaml")):
+        deployed = [number for number, line in enumerate(lines) if f"--template-file infra/{file}" in line]
+        assert asked < min(deployed)
 
 
 def needs(name: str, resources: dict[str, Any]) -> set[str]:

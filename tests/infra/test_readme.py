@@ -26,7 +26,11 @@ NOT_HERE = {
     "curl -X POST": "the host's name is AWS's; test_end_to_end asks under the emulator's",
     "curl ": "the same",
     "export REGISTRY=": "no region is configured; the test's environment names the registry",
-    "darkroom preflight": "test_preflight asks emulators all that it asks",
+    "darkroom preflight": "tests/aws/test_preflight.py asks moto, and stand-ins for what that lacks",
+    "aws application-autoscaling": "MiniStack lacks it",
+    "aws ecs update-service --cluster darkroom-gpu": "the same stack",
+    "aws ecs list-container-instances": "the same stack",
+    "delete-stack --stack-name darkroom-events": "no emulator knows its types; test_events makes them one by one",
     "--stack-name darkroom-alarms --template-file": "MiniStack refuses metric math; test_deploy deploys the rest",
     "--stack-name darkroom-gpu": "MiniStack lacks four of its types; test_gpu deploys the rest",
 }
