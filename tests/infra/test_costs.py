@@ -102,6 +102,7 @@ def test_every_part_of_the_sum_is_in_the_document() -> None:
 def test_every_part_that_a_parameter_or_its_use_adds_is_in_the_document(names: set[str]) -> None:
     price, written = table(), rows()
     host = read("gpu.yaml")["Parameters"]["PricedAs"]["Default"]
+    disk = int(read("gpu.yaml")["Parameters"]["DiskGb"]["Default"])
     tail = START + END
     dollars = {
         "dashboard": sum(idle(WithDashboard="true").values()) - sum(idle().values()),
@@ -110,12 +111,14 @@ def test_every_part_that_a_parameter_or_its_use_adds_is_in_the_document(names: s
         "logs": price["log_gb"],
         "events": 1e6 * (price["event"] + price["webhook_call"]),
         "alarm on events": sum(idle_events(**HOOK).values()),
-        "a NAT gateway": HOURS * price["nat_hour"],
+        "pictures that are fetched": price["out_gb"],
+        "a NAT gateway": HOURS * (price["nat_hour"] + price["address_hour"]),
         "an endpoint": HOURS * price["endpoint_hour"],
         "scaling": sum(idle_workers().values()),
         "alarm on workers": sum(idle(GpuWorkers="silent").values()) - sum(idle().values()),
         "Container Insights": INSIGHTS * price["custom_metric_month"],
         "AWS's hand on a host": HOURS * (host_hour(host, price) - price["hosts"][host]),
+        "a host's disk": disk * price["disk_gb_month"],
         "a GPU's tail": tail / 3600 * host_hour(host, price),
         "a pull": IMAGE_GB * price["nat_gb"],
         "a key of your own": price["key_month"],
@@ -127,6 +130,8 @@ def test_every_part_that_a_parameter_or_its_use_adds_is_in_the_document(names: s
     assert f"${price['nat_gb']}" in written["a NAT gateway"][0]
     assert f"{tail / 60:g} minutes of a {host}" in written["a GPU's tail"][0]
     assert f"{IMAGE_GB:g} GB" in written["a pull"][0]
+    assert f"{disk} GB" in written["a host's disk"][0]
+    assert f"${price['endpoint_gb']:.2f} for each GB" in written["an endpoint"][0]
     assert written["Container Insights"][0].startswith(f"`Insights=enabled`: {INSIGHTS} metrics")
     assert f"{100 * price['managed_fee']:g} %" in written["AWS's hand on a host"][0]
     counted = sum(idle(GpuWorkers="counted").values()) - sum(idle().values())
