@@ -35,10 +35,25 @@ Route = Callable[..., "Reply"]
 
 def is_http(event: Event) -> bool:
     """Whether it is a request. What else comes (a schedule's test, a warm-up) is told in the log and does nothing."""
-    if "httpMethod" in event or event.get("version") == "2.0":
-        return True
-    logger.info("an event that is none of ours", keys=sorted(map(str, event))[:8])
+    if isinstance(event, dict):
+        if "httpMethod" in event or (event.get("version") == "2.0" and "requestContext" in event):
+            return True
+        logger.info("an event that is none of ours", keys=sorted(map(str, event))[:8])
+    else:
+        logger.info("an event that is none of ours", kind=type(event).__name__)
     return False
+
+
+def _below_its_base(event: Event, path: str) -> str:
+    """A REST API's path without the base path under which a custom domain has it: ``path`` begins with that, and the
+    resource and its ``{proxy+}`` do not (aws/serverless-java-container, issue 34).
+    """
+    resource, held = str(event.get("resource") or ""), (event.get("pathParameters") or {}).get("proxy")
+    if not resource.endswith("{proxy+}") or not isinstance(held, str):
+        return "/" if resource == "/" and path else path
+    own = f"{resource.removesuffix('{proxy+}')}{held}"
+    end = "/" if path.endswith("/") and not own.endswith("/") else ""
+    return own + end if path.removesuffix("/").endswith(own.removesuffix("/")) else path
 
 
 class Call:
@@ -49,7 +64,8 @@ class Call:
         self.v2 = event.get("version") == "2.0"
         proxy = APIGatewayProxyEventV2(event) if self.v2 else APIGatewayProxyEvent(event)
         self.method = proxy.http_method.upper()
-        self.path = proxy.path or ("/" if self.v2 else "")  # empty if a stage is called without a slash
+        # Empty if a stage is called without a slash.
+        self.path = (proxy.path or "/") if self.v2 else _below_its_base(event, proxy.path or "")
         self.headers: Mapping[str, str] = proxy.headers  # names are case-insensitive
         self._query: Mapping[str, str] = proxy.query_string_parameters
         self._context = context

@@ -199,9 +199,10 @@ def messages_of(event: dict[str, Any]) -> list[Message]:
     """The messages of a Lambda SQS event. Of an event that is none (a schedule's test, a warm-up) there are none: the
     log says what it was.
     """
-    records = event.get("Records")
-    if not isinstance(records, list) or any(one.get("eventSource", SQS) != SQS for one in records):
-        logger.info("an event that is none of ours", keys=sorted(map(str, event))[:8])
+    records = event.get("Records") if isinstance(event, dict) else None
+    if not isinstance(records, list) or not all(_is_message(one) for one in records):
+        told = sorted(map(str, event))[:8] if isinstance(event, dict) else type(event).__name__
+        logger.info("an event that is none of ours", keys=told)
         return []
     return [
         Message(
@@ -214,6 +215,10 @@ def messages_of(event: dict[str, Any]) -> list[Message]:
         )
         for record in SQSEvent(event).records
     ]
+
+
+def _is_message(record: Any) -> bool:
+    return isinstance(record, dict) and record.get("eventSource", SQS) == SQS
 
 
 def partial_response(messages: Iterable[Message], consumed: Iterable[bool]) -> dict[str, Any]:

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     import logging
 
 
-@pytest.mark.parametrize("event", [{}, {"source": "aws.events"}, {"version": "0", "detail": {}}, {"warmup": 1}])
-def test_what_is_no_request(event: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+FOREIGN: list[Any] = [{}, {"source": "aws.events"}, {"version": "0", "detail": {}}, {"warmup": 1}]
+FOREIGN += [{"version": "2.0"}, "ping", [1], None, 7]
+
+
+@pytest.mark.parametrize("event", FOREIGN, ids=str)
+def test_what_is_no_request(event: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         assert not is_http(event)
     line: logging.LogRecord = caplog.records[-1]

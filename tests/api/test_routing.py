@@ -227,8 +227,9 @@ def rest(at: str, /, **about: Any) -> dict[str, Any]:
             "https://a1.execute-api.eu-central-1.amazonaws.com/v1",
         ),
         (rest("/generate", domainName="api.example.com", stage="v1", path="/generate"), "https://api.example.com"),
-        (
-            rest("/generate", domainName="api.example.com", stage="v1", path="/art/generate"),
+        (  # under a base path of a custom domain: both paths begin with it, what the resource matched does not
+            rest("/art/generate", domainName="api.example.com", stage="v1", path="/art/generate")
+            | {"resource": "/{proxy+}", "pathParameters": {"proxy": "generate"}},
             "https://api.example.com/art",
         ),
         (rest("/generate", domainName="api.example.com", stage="v1"), "https://api.example.com/v1"),
@@ -254,6 +255,25 @@ def test_where_the_api_is(submit: Submit, event: dict[str, Any], base: str) -> N
     assert told["status_url"] == told["cancel_url"] == f"{base}/results/fresh-id"
     assert told["result_url"] == f"{base}/results/fresh-id?wait=20"
     assert headers_of(response)["Location"] == told["status_url"]
+
+
+@pytest.mark.parametrize(
+    ("resource", "held", "sent", "path"),
+    [
+        ("/{proxy+}", "results/t1", "/results/t1", "/results/t1"),
+        ("/{proxy+}", "results/t1", "/pictures/results/t1", "/results/t1"),
+        ("/{proxy+}", "results/t1", "/pictures/results/t1/", "/results/t1/"),
+        ("/page/{proxy+}", "form.js", "/pictures/page/form.js", "/page/form.js"),
+        ("/", None, "/pictures", "/"),
+        ("/", None, "/", "/"),
+        ("/", None, "", ""),
+        ("/{proxy+}", "results/a b", "/results/a%20b", "/results/a%20b"),  # told in two ways: the path stands
+        ("/generate", None, "/generate", "/generate"),  # an API of somebody's own, with resources by name
+    ],
+)
+def test_a_custom_domains_base_path_is_no_part_of_ours(resource: str, held: str | None, sent: str, path: str) -> None:
+    event = http_event("GET", sent) | {"resource": resource, "pathParameters": held and {"proxy": held}, "path": sent}
+    assert Call(event).path == path
 
 
 def test_bytes_travel_as_base64() -> None:

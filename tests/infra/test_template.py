@@ -341,7 +341,8 @@ def test_all_paths_lead_to_the_handler_that_serves_them(auth: str) -> None:
     assert {key for key in every if key[0] != "/{proxy+}"} == (PUBLIC if auth == "ApiKey" else set())
 
 
-PUBLIC = {("/", "GET"), ("/page/{proxy+}", "GET")}
+PUBLIC = {("/", "ANY"), ("/page/{proxy+}", "ANY")}
+"""HEAD and OPTIONS too, and what is not allowed is told by us, with what is."""
 
 
 @pytest.mark.parametrize("auth", ["ApiKey", "Iam"])
