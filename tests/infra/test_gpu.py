@@ -639,9 +639,28 @@ def test_kubernetes_runs_the_same_worker() -> None:
     assert ours["HealthCheck"]["Command"] == ["CMD", *json.loads(healthcheck)]
     text = (INFRA / "keda.yaml").read_text()
     assert set(re.findall(r"\$\{(\w+)\}", text)) == {"BUCKET", "QUEUE_URL", "AWS_REGION", "IMAGE", "ROLE_ARN"}
-    # Metrics are lines of the log, which something has to carry.
-    assert told["METRICS"] == "1"
-    assert "Fluent Bit" in text
+    assert told["METRICS"] == "1"  # which are lines of the log: see below
+
+
+def test_kubernetes_ships_the_workers_log() -> None:
+    """From every node that a worker may be on, each line as an event of its own, or no metric is found in it."""
+    kinds = kubernetes("no marks")
+    worker, ships = (kinds[kind]["spec"]["template"]["spec"] for kind in ("Deployment", "DaemonSet"))
+    assert ships["tolerations"] == worker["tolerations"]
+    assert ships["serviceAccountName"] == worker["serviceAccountName"]
+    (container,) = ships["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    nodes = next(one for one in container["volumeMounts"] if one["name"] == "nodes")
+    assert nodes["readOnly"] is True
+    text = kinds["ConfigMap"]["data"]["fluent-bit.conf"]
+    told = dict(line.split(maxsplit=1) for line in text.splitlines() if line.startswith("    ") and line.split()[1:])
+    pods, namespace = kinds["Deployment"]["metadata"]["name"], kinds["Deployment"]["metadata"]["namespace"]
+    # POD_NAMESPACE_CONTAINER-ID.log, as the kubelet names them.
+    assert told["Path"] == f"/var/log/containers/{pods}-*_{namespace}_{worker['containers'][0]['name']}-*.log"
+    assert told["Path"].startswith(nodes["mountPath"])
+    assert (told["log_key"], told["log_format"]) == ("log", "json/emf")
+    assert told["DB"].startswith("/state/")
+    assert f"log group {told['log_group_name']}," in (INFRA / "keda.yaml").read_text()
 
 
 def test_kubernetes_scales_by_the_same_rule() -> None:
