@@ -188,9 +188,12 @@ def _permission(aws: Aws, _: str, wanted: Properties) -> Properties:
     return {}
 
 
-def _schedule(aws: Aws, name: str, _: Properties) -> Properties:
+def _event_rule(aws: Aws, name: str, _: Properties) -> Properties:
     events, name = aws.client("events"), name.rpartition("|")[2]
-    return {**events.describe_rule(Name=name), "Targets": events.list_targets_by_rule(Rule=name)["Targets"]}
+    told: Properties = events.describe_rule(Name=name)
+    if told.get("EventPattern"):
+        told["EventPattern"] = json.loads(told["EventPattern"])
+    return {**told, "Targets": events.list_targets_by_rule(Rule=name)["Targets"]}
 
 
 def _topic(aws: Aws, arn: str, _: Properties) -> Properties:
@@ -321,7 +324,7 @@ READERS: dict[str, Callable[[Aws, str, Properties], Properties]] = {
     "AWS::ApiGateway::UsagePlanKey": _usage_plan_key,
     "AWS::CloudWatch::Alarm": _alarm,
     "AWS::CloudWatch::Dashboard": _dashboard,
-    "AWS::Events::Rule": _schedule,
+    "AWS::Events::Rule": _event_rule,
     "AWS::IAM::ManagedPolicy": _managed_policy,
     "AWS::IAM::Policy": _policy,
     "AWS::IAM::Role": _role,

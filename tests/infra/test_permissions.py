@@ -157,10 +157,15 @@ def test_no_wildcard_action_and_a_reason_for_each_wildcard_resource(file: str) -
         assert lines[number - 1].strip().startswith("#"), f"{file}:{number + 1}: why?"
     assert whole == WHOLE[file]
     # Denying takes nothing but TLS away from nobody: the only stars of the resources' own policies.
-    for resource in body["Resources"].values():
+    given = chosen | ({"RequestFiles": "true"} if "RequestFiles" in body["Parameters"] else {})
+    for resource in Template(body, given).resources().values():
         if resource["Type"] in {"AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy"}:
             for statement in resource["Properties"]["PolicyDocument"]["Statement"]:
-                assert (statement["Effect"], statement["Sid"]) == ("Deny", "TlsOnly")
+                if statement["Sid"] == "RequestFiles":  # a service's, and of one rule alone
+                    assert statement["Principal"] == {"Service": "events.amazonaws.com"}
+                    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": "<NewFiles.Arn>"}}
+                else:
+                    assert (statement["Effect"], statement["Sid"]) == ("Deny", "TlsOnly")
 
 
 CHANNELS = {f"ssmmessages:{verb}{kind}Channel" for verb in ("Create", "Open") for kind in ("Control", "Data")}
