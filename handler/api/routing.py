@@ -135,7 +135,9 @@ class Api:
         try:
             reply = self._serve(call)
         except Exception as fault:
-            reply = _error_reply(fault, openai_errors.envelope if call.path.startswith(openai_errors.PREFIX) else None)
+            theirs = call.path.startswith(openai_errors.PREFIX)
+            reply = error_reply(fault, openai_errors.envelope if theirs else None)
+            reply = openai_errors.with_advice(reply) if theirs else reply
         return with_cors(reply, call, self._origins).to_lambda(call)
 
     def _serve(self, call: Call) -> Reply:
@@ -184,7 +186,7 @@ def _allowed(methods: Iterable[str]) -> list[str]:
     return [one for method in methods for one in more.get(method, [method])] + ["OPTIONS"]
 
 
-def _error_reply(fault: Exception, shape: Callable[[DarkroomError], object] | None) -> Reply:
+def error_reply(fault: Exception, shape: Callable[[DarkroomError], object] | None) -> Reply:
     """One of ours is logged with all that is known, and its caller told the id to find it by."""
     log_id = new_log_id()
     if not isinstance(fault, DarkroomError) or fault.http_status == 500:

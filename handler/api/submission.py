@@ -104,7 +104,9 @@ class Submit(Door):
         return task_reply(call, record, prompt_tokens=card.limits.prompt_tokens if card else None)
 
     def _images(self, call: Call) -> Reply:
-        return Images(self, self._store, self._settings.model_name, self._settings.openai_wait).serve(call)
+        settings = self._settings
+        images = Images(self, self._store, settings.model_name, settings.openai_wait, new_id=self._new_id)
+        return images.serve(call)
 
     def _upload(self, call: Call) -> Reply:
         return json_reply(201, self._uploads.presign(self._store, json_body(call)))

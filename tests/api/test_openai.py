@@ -6,23 +6,25 @@ import base64
 import io
 import urllib.request
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 from PIL import Image
 
+from handler.api.submission import Submit
+from handler.aws.queue import TaskQueue
 from handler.contract.record import Record
-from handler.errors import UnsafeContent
+from handler.errors import FieldError, InvalidRequest, UnsafeContent
 
 from ..service import api, worker
 from ..support import answer_of, http_event
+from .test_routing import headers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from handler.api.submission import Submit
-    from handler.aws.queue import TaskQueue
     from handler.aws.store import TaskStore
     from handler.settings import Settings
 
@@ -129,6 +131,73 @@ def test_what_a_task_ends_by(client: openai.OpenAI, drawn: PlainEngine) -> None:
         client.images.generate(prompt="a fox")
     assert refused.value.code == "UNSAFE_CONTENT"
     assert "safety checker" in str(refused.value)
+
+
+def test_a_task_whose_message_could_not_be_sent_is_one_task(
+    settings: Settings, store: TaskStore, queue: TaskQueue, drawn: PlainEngine
+) -> None:
+    """Their client repeats a 503 as a new call, unless it is told not to."""
+    settings = replace(settings, openai_wait=8.0)
+    away = TaskQueue(replace(settings, queue_url=settings.queue_url + "-nowhere"))
+    with api(settings, store, away) as running, pytest.raises(openai.InternalServerError) as failed:
+        openai.OpenAI(base_url=f"{running.url}/v1", api_key="any").images.generate(prompt="a fox")
+    assert (failed.value.status_code, failed.value.type) == (503, "server_error")
+    assert len(running.flaky.calls("POST")) == 1
+    (task,), _ = store.newest(10, None)
+    name = Record.from_json(task.body).task_id
+    assert f"ask again with the Idempotency-Key {name}" in str(failed.value)
+    with api(settings, store, queue) as running:
+        again = openai.OpenAI(base_url=f"{running.url}/v1", api_key="any")
+        answer = again.images.generate(prompt="a fox", extra_headers={"Idempotency-Key": name})
+    assert answer.task_id == name  # type: ignore[attr-defined]
+
+
+def test_with_a_key_the_same_call_again_completes_it(settings: Settings, store: TaskStore) -> None:
+    away = TaskQueue(replace(settings, queue_url=settings.queue_url + "-nowhere"))
+    event = http_event("POST", PATH, body='{"prompt": "fox"}', headers={"Idempotency-Key": "fox-1"})
+    answer = Submit(settings, store, away).handle(event, None)
+    assert answer["statusCode"] == 503
+    assert "X-Should-Retry" not in headers_of(answer)
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "told"),
+    [
+        ({"daily_images": 1}, 429, "false"),  # until midnight
+        ({"tenant_tasks": 1}, 429, None),  # for seconds
+        ({}, 409, "false"),
+    ],
+)
+def test_what_is_repeated_in_vain_is_not(
+    settings: Settings, store: TaskStore, queue: TaskQueue, limits: dict[str, Any], status: int, told: str | None
+) -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    submit = Submit(replace(settings, **limits), store, queue, now=lambda: now)
+    submit.submit('{"prompt": "fox", "task_id": "fox-1"}')
+    headers = {} if limits else {"Idempotency-Key": "fox-1"}
+    answer = submit.handle(http_event("POST", PATH, body='{"prompt": "owl"}', headers=headers), None)
+    assert answer["statusCode"] == status
+    assert headers_of(answer).get("X-Should-Retry") == told
+
+
+def test_what_the_door_could_not_check_is_refused_all_the_same(
+    settings: Settings, store: TaskStore, queue: TaskQueue, drawn: PlainEngine
+) -> None:
+    """The worker has the card that the door had not."""
+    drawn.fault = InvalidRequest([FieldError("num_images", "too many"), FieldError("width", "odd")])
+    with api(replace(settings, openai_wait=8.0), store, queue) as running:
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="any")
+        with pytest.raises(openai.UnprocessableEntityError) as refused:
+            client.images.generate(prompt="a fox", size="64x64")
+    assert (refused.value.param, refused.value.code) == ("n", "INVALID_REQUEST")
+    assert "n: too many; size: odd" in str(refused.value)
+
+
+def test_a_fault_of_the_size_is_told_once(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.images.generate(prompt="a fox", size="1024x1024")
+    assert refused.value.body is not None
+    assert str(refused.value.message).count("size: ") == 1
 
 
 def test_errors_of_the_path_are_in_their_envelope(submit: Submit) -> None:
