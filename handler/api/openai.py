@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..contract.ids import new_id
-from ..contract.openai import ImagesRequest, ImagesResponse, OpenAiImage, OpenAiModel, OpenAiModels
+from ..contract.openai import ONLY_THEIRS, ImagesRequest, ImagesResponse, OpenAiImage, OpenAiModel, OpenAiModels
 from ..contract.record import Record
 from ..contract.request import json_object, validated
 from ..contract.statuses import TERMINAL
@@ -83,7 +83,9 @@ class Images:
 
     def serve(self, call: Call) -> Reply:
         """Raises as ``submit`` does while there is no task. Once there may be one every fault is answered here."""
-        asked = validated(ImagesRequest, json_object(json_body(call)))
+        body = json_object(json_body(call))
+        known = {name: value for name, value in body.items() if value is not None or name not in ONLY_THEIRS}
+        asked = validated(ImagesRequest, known)
         if asked.model not in {None, self._model}:
             raise InvalidRequest([FieldError("model", f"there is no model {asked.model}; it is {self._model}")])
         key = call.headers.get("Idempotency-Key")

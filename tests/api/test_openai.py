@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import urllib.request
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,10 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+from openai.types.image_generate_params import (
+    ImageGenerateParamsBase,
+    ImageGenerateParamsNonStreaming,
+    ImageGenerateParamsStreaming,
+)
 from PIL import Image
 
 from handler.api.submission import Submit
 from handler.aws.queue import TaskQueue
+from handler.contract.openai import ONLY_THEIRS, ImagesRequest
 from handler.contract.record import Record
 from handler.errors import FieldError, InvalidRequest, UnsafeContent
 
@@ -91,6 +98,7 @@ def test_the_user_is_a_tag(client: openai.OpenAI, drawn: PlainEngine, served: Ru
         ({"quality": "hd"}, "quality", "unknown field"),
         ({"output_compression": 50}, "output_compression", "png has none"),
         ({"prompt": ""}, "prompt", "at least 1 character"),
+        ({"extra_body": {"colour": None}}, "colour", "unknown field"),
     ],
 )
 def test_what_has_no_meaning_here_is_refused_by_name(
@@ -103,6 +111,24 @@ def test_what_has_no_meaning_here_is_refused_by_name(
     assert refused.value.code == "INVALID_REQUEST"
     assert refused.value.type == "invalid_request_error"
     assert list(store.newest(10, None)[0]) == [], "nothing was queued"
+
+
+def test_their_fields_are_known() -> None:
+    theirs = {*ImageGenerateParamsNonStreaming.__annotations__, *ImageGenerateParamsStreaming.__annotations__}
+    theirs |= {*ImageGenerateParamsBase.__annotations__}
+    assert theirs == {*ONLY_THEIRS, *ImagesRequest.model_fields}
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "n", "size", "response_format", "output_format", "output_compression", "user", *ONLY_THEIRS]
+)
+def test_null_is_as_good_as_left_out(submit: Submit, store: TaskStore, name: str) -> None:
+    cancelled = {"Idempotency-Key": "fox-1"}  # so that nobody waits
+    submit.submit('{"prompt": "fox", "task_id": "fox-1"}')
+    submit.cancel("fox-1")
+    event = http_event("POST", PATH, body=json.dumps({"prompt": "fox", name: None}), headers=cancelled)
+    status, answer = answer_of(submit.handle(event, None))
+    assert (status, answer["error"]["code"]) == (409, "CANCELLED"), answer
 
 
 def test_one_that_is_too_slow_names_its_task_and_is_not_drawn_twice(

@@ -120,3 +120,12 @@ def test_the_models_own_limits_are_in_it(status: Status, settings: Settings, sto
         described["components"]["schemas"]["GenerationRequest"]
         == document()["components"]["schemas"]["GenerationRequest"]
     )
+
+
+def test_null_is_taken_where_a_field_may_be_left_out() -> None:
+    for contract in ("ModelRequest", "UploadRequest", "ImagesRequest"):
+        schema = DESCRIBED["components"]["schemas"][contract]
+        for name in set(schema["properties"]) - set(schema.get("required", [])):
+            spec = schema["properties"][name]
+            kinds = [spec, *spec.get("anyOf", [])]
+            assert any(one.get("type") == "null" or None in one.get("enum", []) for one in kinds), (contract, name)
