@@ -97,20 +97,22 @@ class Status(Door):
         seen, until = call.headers.get("If-None-Match"), self._monotonic() + wait
         for pause in freshness.poll_intervals():
             stored, record = self._read(task_id)
-            tag = self._etag(stored, record, inline=inline)
+            waits = self._ahead.of(record, self.health.current)
+            tag = self._etag(stored, record, waits, inline=inline)
             left = until - self._monotonic()
             news = record["status"] in TERMINAL or (seen is not None and not freshness.matches(seen, tag))
             if news or left <= 0:
                 break
             self._sleep(min(pause, left))
-        headers = {"ETag": tag, "Cache-Control": "private, no-cache", **freshness.retry_after(record)}
+        again = freshness.retry_after(record, waits["wait_seconds"])
+        headers = {"ETag": tag, "Cache-Control": "private, no-cache", **again}
         if freshness.matches(seen, tag):
             return Reply(304, headers=headers)
-        return json_reply(200, self._shape(record, inline=inline), headers)
+        return json_reply(200, self._shape(record, waits, inline=inline), headers)
 
-    def _etag(self, stored: Stored, record: dict[str, Any], *, inline: bool) -> str:
+    def _etag(self, stored: Stored, record: dict[str, Any], waits: dict[str, Any], *, inline: bool) -> str:
         lifetime = self._settings.url_lifetime
-        return freshness.etag(stored, record, inline=inline, now=self._now(), url_lifetime=lifetime)
+        return freshness.etag(stored, record, inline=inline, now=self._now(), url_lifetime=lifetime, waits=waits)
 
     def _results(self, call: Call) -> Reply:
         page = self.results(
@@ -194,9 +196,11 @@ class Status(Door):
             raise NotFound(f"there is no task {task_id[:128]!r}")
         return stored, json.loads(stored.body)
 
-    def _shape(self, record: dict[str, Any], *, inline: bool = False) -> dict[str, Any]:
+    def _shape(
+        self, record: dict[str, Any], waits: dict[str, Any] | None = None, *, inline: bool = False
+    ) -> dict[str, Any]:
         """The record as a ResultResponse: without internal fields, with presigned URLs in place of keys, and with the
-        tutorial's fields.
+        tutorial's fields. ``waits``: what is before it, where that is known already.
         """
         shown = {name: value for name, value in record.items() if name not in HIDDEN}
         if record["status"] == "pending" and record["request"]:
@@ -209,7 +213,7 @@ class Status(Door):
         ]
         for added, default in ADDED.items():
             shown.setdefault(added, default)
-        shown |= self._ahead.of(record, self.health.current)
+        shown |= waits or self._ahead.of(record, self.health.current)
         first, inlined = self._inlined(record["images"] if inline else [])
         shown["images"] = [
             {
@@ -224,13 +228,16 @@ class Status(Door):
 
     def _inlined(self, images: list[dict[str, Any]]) -> tuple[str | None, dict[str, str]]:
         """The first image as base64, for the tutorial's field, and by key those that fit into the answer beside it. The
-        others have their URL.
+        others have their URL, and so has one that is gone before its record: the task is told all the same.
         """
         first, inlined, left = None, {}, self._max_inline
         for number, image in enumerate(one for one in images if one["key"]):
             if image["bytes"] > left:
                 continue
-            body = base64.b64encode(self._store.read_image(image["key"])).decode()
+            try:
+                body = base64.b64encode(self._store.read_image(image["key"])).decode()
+            except NotFound:
+                continue
             if number == 0:  # it stands in two places
                 first, left = body, left - image["bytes"]
             if image["bytes"] <= left:
