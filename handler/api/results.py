@@ -89,6 +89,7 @@ class Status(Door):
 
     def _result(self, call: Call, task_id: str) -> Reply:
         """Reads the record once; with ``?wait=`` repeatedly, until there is news or the time is over."""
+        call.takes("wait", "inline")
         wanted = call.query.get("inline")
         if wanted not in {None, "base64"}:
             raise InvalidRequest([FieldError("inline", "must be base64")])
@@ -115,6 +116,7 @@ class Status(Door):
         return freshness.etag(stored, record, inline=inline, now=self._now(), url_lifetime=lifetime, waits=waits)
 
     def _results(self, call: Call) -> Reply:
+        call.takes("limit", "cursor", "status", "tag")
         page = self.results(
             call.query.get("limit", "20"),
             call.query.get("cursor"),

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
+SIGNATURE = "x-amz-"
+"""What the parameters begin with by which a call may be signed in its query; API Gateway reads those."""
 NO_BODY = frozenset({204, 304})
 
 Event = dict[str, Any]
@@ -65,6 +67,13 @@ class Call:
         if twice := {name for name in names if names.count(name) > 1}:
             raise InvalidRequest([FieldError(name[:64], "is given more than once") for name in sorted(twice)])
         return self._query
+
+    def takes(self, *known: str) -> None:
+        """Raises InvalidRequest for query parameters that are not ``known``: misspelt, they would pass in silence."""
+        ours = [name for name in self.query if not name.lower().startswith(SIGNATURE)]
+        if unknown := sorted(set(ours) - set(known)):
+            told = f"is no parameter of this call, which takes {', '.join(known)}"
+            raise InvalidRequest([FieldError(name[:64], told) for name in unknown])
 
     @property
     def base(self) -> str:

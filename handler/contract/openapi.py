@@ -180,7 +180,8 @@ def cancel(
         Query(pattern="^[01]$", description="1: also a message to SQS that no worker has read yet"),
     ] = None,
     purge: Annotated[
-        str | None, Query(pattern="^[01]$", description="1: of a task that has ended, deletes images and prompt")
+        str | None,
+        Query(pattern="^[01]$", description="1, without unseen: of a task that has ended, deletes all but status"),
     ] = None,
 ) -> TaskResponse: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from handler.api.results import Status
+    from handler.api.submission import Submit
     from handler.aws.store import TaskStore
     from handler.settings import Settings
 
@@ -41,6 +43,39 @@ def test_it_is_valid(described: dict[str, Any]) -> None:
 def test_it_names_every_route() -> None:
     routes = {f"{method} {path}" for path, methods in PATHS.items() if path not in NOT_DESCRIBED for method in methods}
     assert {name for name, _ in operations()} == routes
+
+
+TAKE_PARAMETERS = ("POST /generate", "POST /generate/{task_id}/retry", "GET /results", "GET /results/{task_id}")
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("name", [*TAKE_PARAMETERS, "HEAD /results/{task_id}", "DELETE /results/{task_id}"])
+def test_a_query_has_the_parameters_that_are_described_and_no_other(
+    submit: Submit, status: Status, store: TaskStore, name: str, version: str
+) -> None:
+    """One that is misspelt would pass in silence: ``?dryrun=1`` was drawn, and billed."""
+    submit.submit('{"prompt": "fox", "task_id": "mine"}')
+    submit.cancel("mine")
+    method, _, path = name.partition(" ")
+    door = status if method in {"GET", "HEAD"} else submit
+
+    def ask(**query: str) -> dict[str, Any]:
+        body = '{"prompt": "fox"}' if path == "/generate" else None
+        event = http_event(method, path.format(task_id="mine"), body=body, query=query, version=version)
+        if version == "2.0":
+            event["rawQueryString"] = urlencode(query)
+        return door.handle(event, None)
+
+    answer = ask(dryrun="1", Tag="fox")
+    assert answer["statusCode"] == 422
+    assert store.read("fresh-id") is None, "nothing was made"
+    parameters = dict(operations())[name.replace("HEAD", "GET")]["parameters"]
+    described = [one["name"] for one in parameters if one["in"] == "query"]
+    if method != "HEAD":
+        told = {one["field"]: one["message"] for one in json.loads(answer["body"])["error"]["details"]}
+        assert list(told) == ["Tag", "dryrun"]
+        assert told["dryrun"] == f"is no parameter of this call, which takes {', '.join(described)}"
+    assert ask(**{"X-Amz-Signature": "00"})["statusCode"] < 300, "how a call may be signed"
 
 
 def test_every_operation_is_whole() -> None:
