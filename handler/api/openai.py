@@ -11,6 +11,7 @@ import base64
 import json
 import time
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
 
 from ..contract.ids import new_id
 from ..contract.openai import ONLY_THEIRS, ImagesRequest, ImagesResponse, OpenAiImage, OpenAiModel, OpenAiModels
@@ -23,6 +24,7 @@ from ..errors import (
     FieldError,
     Internal,
     InvalidRequest,
+    NotFound,
     OutOfMemory,
     OutOfTime,
     RetriesExhausted,
@@ -175,3 +177,13 @@ def _unknown(fault: ServiceFault, name: str, *, again: bool) -> Reply:
 def models(name: str) -> dict[str, Any]:
     """``GET /v1/models``: the one that there is."""
     return OpenAiModels(data=[OpenAiModel(id=name)]).model_dump(mode="json")
+
+
+def model(name: str, asked: str) -> dict[str, Any]:
+    """``GET /v1/models/{model_id}``. Raises NotFound for any other than the one that there is.
+
+    ``asked``: as in the path, where a slash may be written as ``%2F``, as their clients do.
+    """
+    if name not in {asked, unquote(asked)}:
+        raise NotFound(f"there is no model {asked[:128]!r}; it is {name}")
+    return OpenAiModel(id=name).model_dump(mode="json")

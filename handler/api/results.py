@@ -82,6 +82,8 @@ class Status(Door):
                 "GET /openapi.json": self._openapi,
                 "GET /docs": self._docs,
                 "GET /v1/models": self._openai_models,
+                "GET /v1/models/{model_id}": self._openai_model,
+                "GET /v1/models/{owner}/{name}": lambda call, owner, name: self._openai_model(call, f"{owner}/{name}"),
                 **Pages(store.presign_any).routes,
             },
             settings.cors_origins,
@@ -134,6 +136,11 @@ class Status(Door):
         from .openai import models  # needs pydantic
 
         return json_reply(200, models(self._settings.model_name))
+
+    def _openai_model(self, _: Call, model_id: str) -> Reply:
+        from .openai import model  # needs pydantic
+
+        return json_reply(200, model(self._settings.model_name, model_id))
 
     def _openapi(self, call: Call) -> Reply:
         from ..contract.openapi import document  # needs pydantic

@@ -115,10 +115,14 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def to_lambda(self, call: Call) -> LambdaResponse:
-        """In the format that the event's payload version asks for. A HEAD gets the headers of a GET."""
+        """In the format that the event's payload version asks for. A HEAD gets the headers of a GET, and its length:
+        what sends an empty body would else say that there is none (RFC 9110, 8.6).
+        """
         headers = {"X-Content-Type-Options": "nosniff", **self.headers}
         if self.status not in NO_BODY:
             headers["Content-Type"] = self.content_type
+            if call.method == "HEAD":
+                headers["Content-Length"] = str(len(self.body.encode() if isinstance(self.body, str) else self.body))
         body = "" if call.method == "HEAD" or self.status in NO_BODY else self.body
         encoded = isinstance(body, bytes)
         return {

@@ -19,7 +19,7 @@ from . import described, examples
 from .card import ModelCard
 from .described import Described, answers, in_openais_words, link
 from .ids import TASK_ID
-from .openai import ImagesRequest, ImagesResponse, OpenAiModels
+from .openai import ImagesRequest, ImagesResponse, OpenAiModel, OpenAiModels
 from .paging import CURSOR, MAX_PAGE, MAX_TAG, MAX_WAIT
 from .request import GenerationRequest
 from .responses import (
@@ -55,7 +55,7 @@ FRESHNESS: dict[str, Described] = {
 DOOR = {
     "_415": "The body says that it is something else than JSON",
     "_422": "Invalid; every fault is listed",
-    "_429": "The day's budget is used up",
+    "_429": "The day's budget is used up, or as many tasks wait and run as may at a time (TENANT_TASKS)",
     "_503": "The model is not available, or S3 or SQS failed",
 }
 
@@ -268,6 +268,18 @@ def images(
     responses=in_openais_words(answers(200, "The one that there is", OpenAiModels, examples.OPENAI_MODELS)),
 )
 def openai_models() -> OpenAiModels: ...
+
+
+@app.get(
+    "/v1/models/<model_id>",
+    operation_id="openai_model",
+    summary="The same of one model",
+    tags=["OpenAI"],
+    responses=in_openais_words(
+        answers(200, "The model", OpenAiModel, examples.OPENAI_MODELS["data"][0], _404="It is another one")
+    ),
+)
+def openai_model(model_id: Annotated[str, Path(description="As `GET /v1/models` names it")]) -> OpenAiModel: ...
 
 
 @app.get(

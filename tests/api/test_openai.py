@@ -19,6 +19,7 @@ from openai.types.image_generate_params import (
 )
 from PIL import Image
 
+from handler.api.results import Status
 from handler.api.submission import Submit
 from handler.aws.queue import TaskQueue
 from handler.contract.openai import ONLY_THEIRS, ImagesRequest
@@ -79,6 +80,23 @@ def test_several_by_base64(client: openai.OpenAI, drawn: PlainEngine) -> None:
 
 def test_the_model_is_listed(client: openai.OpenAI) -> None:
     assert [one.id for one in client.models.list().data] == ["built-in"]
+
+
+@pytest.mark.parametrize("name", ["fox", "somebody/fox"])
+def test_the_model_by_its_name(settings: Settings, store: TaskStore, queue: TaskQueue, name: str) -> None:
+    with api(replace(settings, model_id=name), store, queue) as running:
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="any")
+        assert client.models.retrieve(name) == client.models.list().data[0]
+        for other in ("dall-e-3", "somebody/else"):
+            with pytest.raises(openai.NotFoundError, match=f"there is no model '{other}'; it is {name}") as unknown:
+                client.models.retrieve(other)
+            assert unknown.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize("path", ["/v1/models/somebody%2Ffox", "/v1/models/somebody/fox"])
+def test_a_slash_in_its_name_however_it_arrives(settings: Settings, store: TaskStore, path: str) -> None:
+    status = Status(replace(settings, model_id="somebody/fox"), store)
+    assert answer_of(status.handle(http_event("GET", path), None))[1]["id"] == "somebody/fox"
 
 
 def test_the_user_is_a_tag(client: openai.OpenAI, drawn: PlainEngine, served: Running) -> None:
