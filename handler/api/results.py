@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..aws.s3 import Stored
     from ..settings import Settings
-    from .ahead import Counted
+    from .ahead import Counted, Waits
 
 MAX_INLINE = 4 * 1024 * 1024
 """The most bytes of an image that fit, as base64, into a Lambda response of 6 MB."""
@@ -107,13 +107,13 @@ class Status(Door):
             if news or left <= 0:
                 break
             self._sleep(min(pause, left))
-        again = freshness.retry_after(record, waits["wait_seconds"])
+        again = freshness.retry_after(record, waits)
         headers = {"ETag": tag, "Cache-Control": "private, no-cache", **again}
         if freshness.matches(seen, tag):
             return Reply(304, headers=headers)
         return json_reply(200, self._shape(record, waits, inline=inline), headers)
 
-    def _etag(self, stored: Stored, record: dict[str, Any], waits: dict[str, Any], *, inline: bool) -> str:
+    def _etag(self, stored: Stored, record: dict[str, Any], waits: Waits, *, inline: bool) -> str:
         lifetime = self._settings.url_lifetime
         return freshness.etag(stored, record, inline=inline, now=self._now(), url_lifetime=lifetime, waits=waits)
 
@@ -205,9 +205,7 @@ class Status(Door):
             raise NotFound(f"there is no task {task_id[:128]!r}")
         return stored, json.loads(stored.body)
 
-    def _shape(
-        self, record: dict[str, Any], waits: dict[str, Any] | None = None, *, inline: bool = False
-    ) -> dict[str, Any]:
+    def _shape(self, record: dict[str, Any], waits: Waits | None = None, *, inline: bool = False) -> dict[str, Any]:
         """The record as a ResultResponse: without internal fields, with presigned URLs in place of keys, and with the
         tutorial's fields. ``waits``: what is before it, where that is known already.
         """
@@ -222,7 +220,7 @@ class Status(Door):
         ]
         for added, default in ADDED.items():
             shown.setdefault(added, default)
-        shown |= waits or self._ahead.of(record, self.health.current)
+        shown |= (waits or self._ahead.of(record, self.health.current)).told()
         first, inlined = self._inlined(record["images"] if inline else [])
         shown["images"] = [
             {

@@ -48,9 +48,12 @@ TASK_LINKS = {
 }
 SUBMITTED: dict[str, Described] = {"Location": ("The task", {"type": "string", "format": "uri-reference"})}
 FRESHNESS: dict[str, Described] = {
-    "ETag": ("For If-None-Match; another one with every move of the task", {"type": "string"}),
+    "ETag": ("For If-None-Match; another one with every move of the task, or of what is before it", {"type": "string"}),
     "Cache-Control": ("Keep it, and ask whether it is still so", {"type": "string"}),
-    "Retry-After": ("Seconds, from the ETA; absent once the task has ended", {"type": "integer", "minimum": 1}),
+    "Retry-After": (
+        "Seconds, from the ETA, or until it is begun; absent once the task has ended",
+        {"type": "integer", "minimum": 1},
+    ),
 }
 DOOR = {
     "_415": "The body says that it is something else than JSON",

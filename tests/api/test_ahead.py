@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from handler.api.ahead import Ahead
+from handler.api.ahead import Ahead, Waits
 from handler.api.results import Status, build
 from handler.aws.queue import Backlog
 from handler.contract.health import report
@@ -61,17 +61,17 @@ def backlog(visible: int, hidden: int) -> Backlog:
 def test_what_is_told(visible: int, hidden: int, request_: dict[str, Any], expected: tuple[int, float]) -> None:
     ahead = Ahead(Told(visible, hidden))
     told = ahead.of({"status": "pending", "request": request_}, lambda: HEALTH)
-    assert (told["ahead"], told["wait_seconds"]) == expected
+    assert (told.ahead, told.wait_seconds) == expected
 
 
 def test_nothing_of_one_that_does_not_wait_and_where_nobody_can_tell() -> None:
     fails = Told(0, 0, ServiceFault("SQS failed"))
-    nothing = {"ahead": None, "wait_seconds": None}
+    nothing = Waits()
     assert Ahead(Told(5, 0)).of({"status": "completed", "request": {}}, lambda: HEALTH) == nothing
     assert Ahead(None).of(PENDING, lambda: HEALTH) == nothing
     assert Ahead(fails).of(PENDING, lambda: HEALTH) == nothing
     unknown = Ahead(Told(5, 0)).of(PENDING, lambda: {"measured": None, "model": None})  # type: ignore[typeddict-item]
-    assert unknown == {"ahead": 4, "wait_seconds": None}
+    assert unknown == Waits(4)
 
 
 def test_sqs_is_asked_once_in_a_while() -> None:
@@ -163,8 +163,9 @@ def test_a_second_more_or_less_is_no_news(moving: Moving) -> None:
     assert len(tags) == 1
 
 
-@pytest.mark.parametrize(("visible", "seconds"), [(1, "3"), (3, "9"), (500, "15")])
-def test_when_to_ask_again_is_what_it_waits(moving: Moving, visible: int, seconds: str) -> None:
+@pytest.mark.parametrize(("visible", "seconds"), [(1, "2"), (3, "6"), (500, "15")])
+def test_one_asks_again_when_it_is_begun(moving: Moving, visible: int, seconds: str) -> None:
+    """Not when it is done: the page shows it being drawn."""
     moving.now = backlog(visible, 0)
     assert moving.poll()[1]["Retry-After"] == seconds
 
