@@ -168,7 +168,10 @@ def _unknown(fault: ServiceFault, name: str, *, again: bool) -> Reply:
     """The answer to a call that broke where the task may have a record: without a key of the caller's (``again``) the
     same call would be another task, as well paid for.
     """
-    told = ServiceFault(f"{fault.message}. It may go on as task {name}: ask again with the Idempotency-Key {name}")
+    message = fault.message
+    if f"Idempotency-Key {name}" not in message:
+        message += f". It may go on as task {name}: submit it again with the Idempotency-Key {name}"
+    told = ServiceFault(message)
     told.__cause__ = fault.__cause__
     reply = error_reply(told, envelope)
     return reply if again else not_again(reply)

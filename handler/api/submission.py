@@ -286,7 +286,7 @@ class Submit(Door):
             with self._tracer.sending(submission.trace, self._queue.url) as header:
                 self._queue.send(record.pointer(), trace=header)
         except ServiceFault as fault:
-            again = f"submit it again with the task_id {record.task_id}"
+            again = f"submit it again with the {submission.named_by} {record.task_id}"
             raise ServiceFault(f"task {record.task_id} is recorded but may not be queued: {again}") from fault
 
 

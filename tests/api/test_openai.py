@@ -22,6 +22,7 @@ from PIL import Image
 from handler.api.results import Status
 from handler.api.submission import Submit
 from handler.aws.queue import TaskQueue
+from handler.aws.store import TaskStore
 from handler.contract.openai import ONLY_THEIRS, ImagesRequest
 from handler.contract.record import Record
 from handler.errors import FieldError, InvalidRequest, UnsafeContent
@@ -33,7 +34,6 @@ from .test_routing import headers_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from handler.aws.store import TaskStore
     from handler.settings import Settings
 
     from ..service import Running
@@ -189,11 +189,23 @@ def test_a_task_whose_message_could_not_be_sent_is_one_task(
     assert len(running.flaky.calls("POST")) == 1
     (task,), _ = store.newest(10, None)
     name = Record.from_json(task.body).task_id
-    assert f"ask again with the Idempotency-Key {name}" in str(failed.value)
+    assert str(failed.value).count(f"submit it again with the Idempotency-Key {name}") == 1
     with api(settings, store, queue) as running:
         again = openai.OpenAI(base_url=f"{running.url}/v1", api_key="any")
         answer = again.images.generate(prompt="a fox", extra_headers={"Idempotency-Key": name})
     assert answer.task_id == name  # type: ignore[attr-defined]
+
+
+def test_where_it_is_not_known_whether_there_is_a_task_its_name_is_told(
+    settings: Settings, queue: TaskQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = TaskStore(replace(settings, bucket="no-such-bucket"))
+    submit = Submit(settings, nowhere, queue, new_id=lambda: "fresh-id")
+    answer = submit.handle(http_event("POST", PATH, body='{"prompt": "fox"}'), None)
+    assert (answer["statusCode"], headers_of(answer)["X-Should-Retry"]) == (503, "false")
+    assert "It may go on as task fresh-id" in answer["body"]
+    assert vars(caplog.records[-1])["id"] in answer["body"], "the log has the cause"
+    assert vars(caplog.records[-1])["cause"]
 
 
 def test_with_a_key_the_same_call_again_completes_it(settings: Settings, store: TaskStore) -> None:
