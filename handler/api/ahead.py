@@ -5,6 +5,7 @@ alone, and at most every few seconds.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..contract.health import Measured
@@ -44,6 +45,19 @@ class WhenAsked:
         return self._queue.backlog()
 
 
+@dataclass(frozen=True)
+class Waits:
+    """What a task still waits. ``wait_seconds``: until its picture is there; ``begins_in``: until it is begun."""
+
+    ahead: int | None = None
+    wait_seconds: float | None = None
+    begins_in: float | None = None
+
+    def told(self) -> dict[str, Any]:
+        """The fields that a caller sees."""
+        return {"ahead": self.ahead, "wait_seconds": self.wait_seconds}
+
+
 class Ahead:
     """``queue``: None where there is none to ask. Thread-safe: a race asks twice."""
 
@@ -52,19 +66,21 @@ class Ahead:
         self._known: Backlog | None = None
         self._asked_at = float("-inf")
 
-    def of(self, record: dict[str, Any], health: Callable[[], Health]) -> dict[str, Any]:
-        """``ahead`` and ``wait_seconds`` of a record; null of one that does not wait, and where nobody can tell.
+    def of(self, record: dict[str, Any], health: Callable[[], Health]) -> Waits:
+        """All None of a record that does not wait, and where nobody can tell.
 
         All messages that are visible may be before it: SQS tells no order. Those that are hidden are being drawn, and
         as many are drawn at a time.
         """
         backlog = self._backlog() if record["status"] == "pending" and self._queue is not None else None
         if backlog is None:
-            return {"ahead": None, "wait_seconds": None}
+            return Waits()
         ahead = max(0, backlog.visible - 1)
         seconds = _seconds(record["request"] or {}, health())
-        wait = None if seconds is None else round(seconds * (1 + ahead / max(1, backlog.hidden)), 1)
-        return {"ahead": ahead, "wait_seconds": wait}
+        if seconds is None:
+            return Waits(ahead)
+        begins_in = seconds * ahead / max(1, backlog.hidden)
+        return Waits(ahead, round(begins_in + seconds, 1), begins_in)
 
     def _backlog(self) -> Backlog | None:
         now = self._monotonic()

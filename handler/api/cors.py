@@ -5,15 +5,18 @@ No credentials of the browser's are allowed: a caller identifies itself by a hea
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .routing import Call, Reply
 
-SENT = "Authorization, Content-Type, Idempotency-Key, If-None-Match, X-API-Key"
-"""Headers that a page may send."""
-SEEN = "Allow, ETag, Location, Retry-After"
+SENT = ("Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "X-API-Key")
+"""Headers that a page may send, beside those that it asks for."""
+NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
+MOST_NAMES = 40
+SEEN = "Allow, ETag, Location, Retry-After, X-Should-Retry"
 """Headers that it may read, beside those that it always may."""
 KEEP_SECONDS = 3600
 """So long a browser need not ask again."""
@@ -36,6 +39,19 @@ def with_cors(reply: Reply, call: Call, origins: str) -> Reply:
     headers["Access-Control-Expose-Headers"] = SEEN
     if call.method == "OPTIONS":
         headers["Access-Control-Allow-Methods"] = headers.get("Allow", "")
-        headers["Access-Control-Allow-Headers"] = SENT
+        headers["Access-Control-Allow-Headers"] = ", ".join(
+            _sent(call.headers.get("Access-Control-Request-Headers", ""))
+        )
         headers["Access-Control-Max-Age"] = str(KEEP_SECONDS)
     return replace(reply, headers=headers)
+
+
+def _sent(asked: str) -> list[str]:
+    """The headers that a page may send: ours, and whatever else it asks for, as clients send some of their own
+    (OpenAI's ``X-Stainless-*``); we read none of those.
+    """
+    names = {name.lower(): name for name in SENT}
+    for name in (one.strip() for one in asked.split(",")[:MOST_NAMES]):
+        if NAME.fullmatch(name):
+            names.setdefault(name.lower(), name)
+    return list(names.values())

@@ -16,23 +16,34 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ..aws.s3 import Stored
+    from .ahead import Waits
 
 DEFAULT_RETRY_AFTER, MOST_RETRY_AFTER = 2, 5
-"""Seconds of ``Retry-After`` for a task without an ETA, and the most for any: an ETA from the first steps is often far
-too long, previews change meanwhile, and a task may be cancelled."""
+"""Seconds of ``Retry-After`` for a task without an ETA, and the least for one that waits; the most for one that is
+being drawn: an ETA from the first steps is often far too long, previews change meanwhile, and a task may be cancelled.
+"""
+MOST_PENDING = 15
+"""The most for one that waits: what is before it may be cancelled, and more workers may come."""
+COARSE = 5.0
+"""Seconds by which what a task still waits must change for its ETag to be another."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 1.0
 """Seconds between two reads of S3 in a long poll, the first and the longest; 20 s cost about 25 GETs."""
 
 
-def etag(stored: Stored, record: dict[str, Any], *, inline: bool, now: datetime, url_lifetime: int) -> str:
+def etag(
+    stored: Stored, record: dict[str, Any], *, inline: bool, now: datetime, url_lifetime: int, waits: Waits
+) -> str:
     """The ETag of a result. It changes with the record and with ``inline``; if the result has presigned URLs also after
-    every half of their lifetime, so that at a 304 the URLs the caller has are valid for at least the other half.
+    every half of their lifetime, so that at a 304 the URLs the caller has are valid for at least the other half. Of a
+    task that waits it changes with what is before it (``waits``: see :meth:`.ahead.Ahead.of`).
 
     Weak, because every presigned URL has another signature.
     """
     has_urls = bool(record["images"] or record.get("preview"))
     half = math.floor(now.timestamp() / (url_lifetime / 2)) if has_urls else 0
     parts = f"{stored.etag} {record['sequence']} {inline} {half}"
+    if record["status"] == "pending":
+        parts += f" {waits.ahead} {waits.wait_seconds and round(waits.wait_seconds / COARSE)}"
     return f'W/"{hashlib.sha256(parts.encode()).hexdigest()[:32]}"'
 
 
@@ -44,12 +55,17 @@ def matches(header: str | None, tag: str) -> bool:
     return "*" in tags or tag.removeprefix("W/") in tags
 
 
-def retry_after(record: dict[str, Any]) -> dict[str, str]:
-    """The ``Retry-After`` header from the task's ETA; no header for a terminal task."""
+def retry_after(record: dict[str, Any], waits: Waits) -> dict[str, str]:
+    """The ``Retry-After`` header from the task's ETA, or from when it is begun, so that whoever looks on sees that; no
+    header for a terminal task.
+    """
     if record["status"] in TERMINAL:
         return {}
-    eta = (record["progress"] or {}).get("eta_seconds")
-    seconds = DEFAULT_RETRY_AFTER if eta is None else min(MOST_RETRY_AFTER, max(1, math.ceil(eta)))
+    if record["status"] == "pending":
+        seconds = min(MOST_PENDING, max(DEFAULT_RETRY_AFTER, math.ceil(waits.begins_in or 0)))
+    else:
+        eta = (record["progress"] or {}).get("eta_seconds")
+        seconds = DEFAULT_RETRY_AFTER if eta is None else min(MOST_RETRY_AFTER, max(1, math.ceil(eta)))
     return {"Retry-After": str(seconds)}
 
 

@@ -1,8 +1,8 @@
 """OpenAI's images API: submits a task, waits for it, and answers in their words. No torch.
 
-Their client repeats calls that it finds too slow, as new ones. So an answer of which the task is known tells it not to
-(``X-Should-Retry``, as their clients read it), and a call with an ``Idempotency-Key`` is the same task's, however often
-it comes.
+Their client repeats 409, 429 and every 5xx, as new calls. So the task's name is chosen before it is submitted; once it
+may have a record, the answer names it and tells the client not to repeat the call (``X-Should-Retry``, as their clients
+read it). A call with an ``Idempotency-Key`` is the same task's, however often it comes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import base64
 import json
 import time
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import unquote
 
-from ..contract.openai import ImagesRequest, ImagesResponse, OpenAiImage, OpenAiModel, OpenAiModels
+from ..contract.ids import new_id
+from ..contract.openai import ONLY_THEIRS, ImagesRequest, ImagesResponse, OpenAiImage, OpenAiModel, OpenAiModels
 from ..contract.record import Record
 from ..contract.request import json_object, validated
 from ..contract.statuses import TERMINAL
@@ -22,26 +24,27 @@ from ..errors import (
     FieldError,
     Internal,
     InvalidRequest,
+    NotFound,
     OutOfMemory,
     OutOfTime,
     RetriesExhausted,
+    ServiceFault,
     TimedOut,
     TooLarge,
     UnsafeContent,
 )
 from .calls import json_body, trace_header
 from .freshness import poll_intervals
-from .openai_errors import envelope
-from .routing import Call, Reply, json_reply
+from .openai_errors import NOT_AGAIN, envelope, not_again
+from .routing import Call, Reply, error_reply, json_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ..aws.store import TaskStore
 
 NAMES = {"num_images": "n", "width": "size", "height": "size", "quality": "output_compression", "tags": "user"}
 """Our fields by theirs."""
-NOT_AGAIN = {"X-Should-Retry": "false"}
 MARGIN = 2.0
 """Seconds that the wait leaves of an invocation's time."""
 FAULTS: dict[str, type[DarkroomError]] = {
@@ -73,29 +76,39 @@ class Images:
         model: str,
         wait: float,
         *,
+        new_id: Callable[[], str] = new_id,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._submits, self._store, self._model, self._wait = submits, store, model, wait
-        self._sleep, self._monotonic = sleep, monotonic
+        self._new_id, self._sleep, self._monotonic = new_id, sleep, monotonic
 
     def serve(self, call: Call) -> Reply:
-        """Raises as ``submit`` does. Once there is a task every fault is answered here."""
-        asked = validated(ImagesRequest, json_object(json_body(call)))
+        """Raises as ``submit`` does while there is no task. Once there may be one every fault is answered here."""
+        body = json_object(json_body(call))
+        known = {name: value for name, value in body.items() if value is not None or name not in ONLY_THEIRS}
+        asked = validated(ImagesRequest, known)
         if asked.model not in {None, self._model}:
             raise InvalidRequest([FieldError("model", f"there is no model {asked.model}; it is {self._model}")])
-        body = json.dumps(asked.generation())
+        key = call.headers.get("Idempotency-Key")
+        name = self._new_id() if key is None else key
         try:
-            record = self._submits.submit(body, call.headers.get("Idempotency-Key"), trace=trace_header(call))
-        except InvalidRequest as fault:
-            raise InvalidRequest(
-                [FieldError(NAMES.get(one.field, one.field), one.message) for one in fault.details]
-            ) from fault
+            record = self._submitted(call, asked, name)
+        except ServiceFault as fault:
+            return _unknown(fault, name, again=key is not None)
         try:
             ended = self._ended(record, min(self._wait, call.seconds_left - MARGIN))
             return json_reply(200, self._answer(ended, asked).model_dump(mode="json", exclude_none=True))
+        except ServiceFault as fault:
+            return _unknown(fault, name, again=key is not None)
         except DarkroomError as fault:
             return json_reply(fault.http_status, envelope(fault), NOT_AGAIN)
+
+    def _submitted(self, call: Call, asked: ImagesRequest, name: str) -> Record:
+        try:
+            return self._submits.submit(json.dumps(asked.generation()), name, trace=trace_header(call))
+        except InvalidRequest as fault:
+            raise InvalidRequest(_in_their_words(fault.details)) from fault
 
     def _ended(self, record: Record, wait: float) -> Record:
         """The task's record once it has completed. Raises TimedOut, which names it, and what it ended by."""
@@ -137,11 +150,43 @@ class Images:
 
 
 def _fault_of(record: Record) -> DarkroomError:
-    reason = record.error.message if record.error else f"it is {record.status}"
-    code = record.error.code if record.error else record.status.upper()
+    error = record.error
+    if error is not None and error.code == "INVALID_REQUEST":  # the worker's to refuse, where the door had no card yet
+        details = [FieldError(one.field, one.message) for one in error.details]
+        return InvalidRequest(_in_their_words(details or [FieldError("body", error.message)]))
+    reason = error.message if error else f"it is {record.status}"
+    code = error.code if error else record.status.upper()
     return FAULTS.get(code, Internal)(f"task {record.task_id}: {reason}")
+
+
+def _in_their_words(details: Iterable[FieldError]) -> list[FieldError]:
+    """Each once: what is told of both width and height, they call size."""
+    return list(dict.fromkeys(FieldError(NAMES.get(one.field, one.field), one.message) for one in details))
+
+
+def _unknown(fault: ServiceFault, name: str, *, again: bool) -> Reply:
+    """The answer to a call that broke where the task may have a record: without a key of the caller's (``again``) the
+    same call would be another task, as well paid for.
+    """
+    message = fault.message
+    if f"Idempotency-Key {name}" not in message:
+        message += f". It may go on as task {name}: submit it again with the Idempotency-Key {name}"
+    told = ServiceFault(message)
+    told.__cause__ = fault.__cause__
+    reply = error_reply(told, envelope)
+    return reply if again else not_again(reply)
 
 
 def models(name: str) -> dict[str, Any]:
     """``GET /v1/models``: the one that there is."""
     return OpenAiModels(data=[OpenAiModel(id=name)]).model_dump(mode="json")
+
+
+def model(name: str, asked: str) -> dict[str, Any]:
+    """``GET /v1/models/{model_id}``. Raises NotFound for any other than the one that there is.
+
+    ``asked``: as in the path, where a slash may be written as ``%2F``, as their clients do.
+    """
+    if name not in {asked, unquote(asked)}:
+        raise NotFound(f"there is no model {asked[:128]!r}; it is {name}")
+    return OpenAiModel(id=name).model_dump(mode="json")

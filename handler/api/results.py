@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..aws.s3 import Stored
     from ..settings import Settings
-    from .ahead import Counted
+    from .ahead import Counted, Waits
 
 MAX_INLINE = 4 * 1024 * 1024
 """The most bytes of an image that fit, as base64, into a Lambda response of 6 MB."""
@@ -82,6 +82,8 @@ class Status(Door):
                 "GET /openapi.json": self._openapi,
                 "GET /docs": self._docs,
                 "GET /v1/models": self._openai_models,
+                "GET /v1/models/{model_id}": self._openai_model,
+                "GET /v1/models/{owner}/{name}": lambda call, owner, name: self._openai_model(call, f"{owner}/{name}"),
                 **Pages(store.presign_any).routes,
             },
             settings.cors_origins,
@@ -89,6 +91,7 @@ class Status(Door):
 
     def _result(self, call: Call, task_id: str) -> Reply:
         """Reads the record once; with ``?wait=`` repeatedly, until there is news or the time is over."""
+        call.takes("wait", "inline")
         wanted = call.query.get("inline")
         if wanted not in {None, "base64"}:
             raise InvalidRequest([FieldError("inline", "must be base64")])
@@ -97,22 +100,25 @@ class Status(Door):
         seen, until = call.headers.get("If-None-Match"), self._monotonic() + wait
         for pause in freshness.poll_intervals():
             stored, record = self._read(task_id)
-            tag = self._etag(stored, record, inline=inline)
+            waits = self._ahead.of(record, self.health.current)
+            tag = self._etag(stored, record, waits, inline=inline)
             left = until - self._monotonic()
             news = record["status"] in TERMINAL or (seen is not None and not freshness.matches(seen, tag))
             if news or left <= 0:
                 break
             self._sleep(min(pause, left))
-        headers = {"ETag": tag, "Cache-Control": "private, no-cache", **freshness.retry_after(record)}
+        again = freshness.retry_after(record, waits)
+        headers = {"ETag": tag, "Cache-Control": "private, no-cache", **again}
         if freshness.matches(seen, tag):
             return Reply(304, headers=headers)
-        return json_reply(200, self._shape(record, inline=inline), headers)
+        return json_reply(200, self._shape(record, waits, inline=inline), headers)
 
-    def _etag(self, stored: Stored, record: dict[str, Any], *, inline: bool) -> str:
+    def _etag(self, stored: Stored, record: dict[str, Any], waits: Waits, *, inline: bool) -> str:
         lifetime = self._settings.url_lifetime
-        return freshness.etag(stored, record, inline=inline, now=self._now(), url_lifetime=lifetime)
+        return freshness.etag(stored, record, inline=inline, now=self._now(), url_lifetime=lifetime, waits=waits)
 
     def _results(self, call: Call) -> Reply:
+        call.takes("limit", "cursor", "status", "tag")
         page = self.results(
             call.query.get("limit", "20"),
             call.query.get("cursor"),
@@ -130,6 +136,11 @@ class Status(Door):
         from .openai import models  # needs pydantic
 
         return json_reply(200, models(self._settings.model_name))
+
+    def _openai_model(self, _: Call, model_id: str) -> Reply:
+        from .openai import model  # needs pydantic
+
+        return json_reply(200, model(self._settings.model_name, model_id))
 
     def _openapi(self, call: Call) -> Reply:
         from ..contract.openapi import document  # needs pydantic
@@ -194,9 +205,9 @@ class Status(Door):
             raise NotFound(f"there is no task {task_id[:128]!r}")
         return stored, json.loads(stored.body)
 
-    def _shape(self, record: dict[str, Any], *, inline: bool = False) -> dict[str, Any]:
+    def _shape(self, record: dict[str, Any], waits: Waits | None = None, *, inline: bool = False) -> dict[str, Any]:
         """The record as a ResultResponse: without internal fields, with presigned URLs in place of keys, and with the
-        tutorial's fields.
+        tutorial's fields. ``waits``: what is before it, where that is known already.
         """
         shown = {name: value for name, value in record.items() if name not in HIDDEN}
         if record["status"] == "pending" and record["request"]:
@@ -209,7 +220,7 @@ class Status(Door):
         ]
         for added, default in ADDED.items():
             shown.setdefault(added, default)
-        shown |= self._ahead.of(record, self.health.current)
+        shown |= (waits or self._ahead.of(record, self.health.current)).told()
         first, inlined = self._inlined(record["images"] if inline else [])
         shown["images"] = [
             {
@@ -224,13 +235,16 @@ class Status(Door):
 
     def _inlined(self, images: list[dict[str, Any]]) -> tuple[str | None, dict[str, str]]:
         """The first image as base64, for the tutorial's field, and by key those that fit into the answer beside it. The
-        others have their URL.
+        others have their URL, and so has one that is gone before its record: the task is told all the same.
         """
         first, inlined, left = None, {}, self._max_inline
         for number, image in enumerate(one for one in images if one["key"]):
             if image["bytes"] > left:
                 continue
-            body = base64.b64encode(self._store.read_image(image["key"])).decode()
+            try:
+                body = base64.b64encode(self._store.read_image(image["key"])).decode()
+            except NotFound:
+                continue
             if number == 0:  # it stands in two places
                 first, left = body, left - image["bytes"]
             if image["bytes"] <= left:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
+SIGNATURE = "x-amz-"
+"""What the parameters begin with by which a call may be signed in its query; API Gateway reads those."""
 NO_BODY = frozenset({204, 304})
 
 Event = dict[str, Any]
@@ -82,6 +84,13 @@ class Call:
             raise InvalidRequest([FieldError(name[:64], "is given more than once") for name in sorted(twice)])
         return self._query
 
+    def takes(self, *known: str) -> None:
+        """Raises InvalidRequest for query parameters that are not ``known``: misspelt, they would pass in silence."""
+        ours = [name for name in self.query if not name.lower().startswith(SIGNATURE)]
+        if unknown := sorted(set(ours) - set(known)):
+            told = f"is no parameter of this call, which takes {', '.join(known)}"
+            raise InvalidRequest([FieldError(name[:64], told) for name in unknown])
+
     @property
     def base(self) -> str:
         """The API's base URL as the caller knows it, without a slash at the end; empty if it is unknown."""
@@ -122,10 +131,14 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def to_lambda(self, call: Call) -> LambdaResponse:
-        """In the format that the event's payload version asks for. A HEAD gets the headers of a GET."""
+        """In the format that the event's payload version asks for. A HEAD gets the headers of a GET, and its length:
+        what sends an empty body would else say that there is none (RFC 9110, 8.6).
+        """
         headers = {"X-Content-Type-Options": "nosniff", **self.headers}
         if self.status not in NO_BODY:
             headers["Content-Type"] = self.content_type
+            if call.method == "HEAD":
+                headers["Content-Length"] = str(len(self.body.encode() if isinstance(self.body, str) else self.body))
         body = "" if call.method == "HEAD" or self.status in NO_BODY else self.body
         encoded = isinstance(body, bytes)
         return {
@@ -151,7 +164,9 @@ class Api:
         try:
             reply = self._serve(call)
         except Exception as fault:
-            reply = _error_reply(fault, openai_errors.envelope if call.path.startswith(openai_errors.PREFIX) else None)
+            theirs = call.path.startswith(openai_errors.PREFIX)
+            reply = error_reply(fault, openai_errors.envelope if theirs else None)
+            reply = openai_errors.with_advice(reply) if theirs else reply
         return with_cors(reply, call, self._origins).to_lambda(call)
 
     def _serve(self, call: Call) -> Reply:
@@ -200,7 +215,7 @@ def _allowed(methods: Iterable[str]) -> list[str]:
     return [one for method in methods for one in more.get(method, [method])] + ["OPTIONS"]
 
 
-def _error_reply(fault: Exception, shape: Callable[[DarkroomError], object] | None) -> Reply:
+def error_reply(fault: Exception, shape: Callable[[DarkroomError], object] | None) -> Reply:
     """One of ours is logged with all that is known, and its caller told the id to find it by."""
     log_id = new_log_id()
     if not isinstance(fault, DarkroomError) or fault.http_status == 500:

@@ -44,10 +44,13 @@ CANCEL_WITHIN = 10.0
 
 @dataclass(frozen=True)
 class Submission:
-    """What a submission has beside its request: an X-Ray tracing header, and the task_id that it repeats."""
+    """What a submission has beside its request: an X-Ray tracing header, the task_id that it repeats, and where its
+    caller named the task.
+    """
 
     trace: str | None = None
     origin: str | None = None
+    named_by: str = "task_id"
 
 
 class Submit(Door):
@@ -93,6 +96,7 @@ class Submit(Door):
 
     def _answer(self, call: Call, body: bytes, *, origin: str | None = None) -> Reply:
         """Submits the request; with ``dry_run=1`` returns a quote instead."""
+        call.takes("dry_run")
         dry_run = call.query.get("dry_run", "0")
         if dry_run not in {"0", "1"}:
             raise InvalidRequest([FieldError("dry_run", "must be 0 or 1")])
@@ -104,15 +108,20 @@ class Submit(Door):
         return task_reply(call, record, prompt_tokens=card.limits.prompt_tokens if card else None)
 
     def _images(self, call: Call) -> Reply:
-        return Images(self, self._store, self._settings.model_name, self._settings.openai_wait).serve(call)
+        settings = self._settings
+        images = Images(self, self._store, settings.model_name, settings.openai_wait, new_id=self._new_id)
+        return images.serve(call)
 
     def _upload(self, call: Call) -> Reply:
         return json_reply(201, self._uploads.presign(self._store, json_body(call)))
 
     def _cancel(self, call: Call, task_id: str) -> Reply:
+        call.takes("unseen", "purge")
         asked = {name: call.query.get(name, "0") for name in ("unseen", "purge")}
         if faults := [FieldError(name, "must be 0 or 1") for name, value in asked.items() if value not in {"0", "1"}]:
             raise InvalidRequest(faults)
+        if asked["unseen"] == asked["purge"] == "1":
+            raise InvalidRequest([FieldError("unseen", "has no use with purge: a task that nobody saw holds nothing")])
         if asked["purge"] == "1":
             return task_reply(call, self.purge(task_id), 200)
         return task_reply(call, self.cancel(task_id, unseen=asked["unseen"] == "1"), 200)
@@ -192,7 +201,7 @@ class Submit(Door):
         ModelUnavailable, InvalidRequest, Conflict (the id names another request), QuotaExceeded and ServiceFault. After
         a ServiceFault the same call can be repeated: it completes what was left undone.
         """
-        submission = Submission(trace, origin)
+        submission = Submission(trace, origin, "task_id" if key is None else "Idempotency-Key")
         request = named_request(parse(body, self._card()), key)
         if request.task_id is not None:
             record = self._existing(request.task_id, request, submission)
@@ -212,6 +221,8 @@ class Submit(Door):
         old = Record.from_json(self._read(task_id).body)
         if old.status not in TERMINAL:
             raise Conflict(f"task {task_id} is {old.status}; only one that has ended can be repeated")
+        if old.purged:
+            raise Conflict(f"task {task_id} was purged: what it was asked for is not known any more")
         if old.request is None:
             raise Conflict(f"task {task_id} holds no valid request")
         return old.request.model_dump_json(exclude={"task_id"}, exclude_none=True).encode()
@@ -253,10 +264,12 @@ class Submit(Door):
         if stored is None:
             return None
         record = Record.from_json(stored.body)
+        if record.purged:
+            gone = FieldError(submission.named_by, "names a task that was purged")
+            raise Conflict(f"task {task_id} was purged, and its name with it: ask under another", [gone])
         if not record.asks_for(request) or (submission.origin is not None and record.origin != submission.origin):
-            raise Conflict(
-                f"task {task_id} exists with another request", [FieldError("task_id", "names another request")]
-            )
+            other = FieldError(submission.named_by, "names another request")
+            raise Conflict(f"task {task_id} exists with another request", [other])
         if record.status != "pending":
             return record
         # Whether the first message was sent is not known. A second one does no harm: one attempt claims the task.
@@ -273,7 +286,7 @@ class Submit(Door):
             with self._tracer.sending(submission.trace, self._queue.url) as header:
                 self._queue.send(record.pointer(), trace=header)
         except ServiceFault as fault:
-            again = f"submit it again with the task_id {record.task_id}"
+            again = f"submit it again with the {submission.named_by} {record.task_id}"
             raise ServiceFault(f"task {record.task_id} is recorded but may not be queued: {again}") from fault
 
 

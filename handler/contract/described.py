@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from ..errors import CODES
 from . import examples
 from .card import OPTIONAL, ModelCard
-from .openai import ImagesRequest, ImagesResponse, OpenAiError, OpenAiModels
+from .openai import ONLY_THEIRS, ImagesRequest, ImagesResponse, OpenAiError, OpenAiModels
 from .paths import PATHS
 from .request import GenerationRequest
 from .responses import (
@@ -139,11 +139,12 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     _, schemas = models_json_schema([(one, "validation") for one in CONTRACTS], ref_template=COMPONENT)
     # Powertools writes limits as floats, which made the largest seed one too large, and adds responses of its own.
     asked = {**copy.deepcopy(schemas["$defs"][ANSWERED]), "allOf": [QUALITY_NEEDS_A_USE, STRENGTH_NEEDS_A_USE]}
-    for name, spec in asked["properties"].items():
-        if name not in asked["required"] and "anyOf" not in spec:  # null is as good as left out
-            kept = {key: spec.pop(key) for key in ("description", "default", "title") if key in spec}
-            asked["properties"][name] = {"anyOf": [spec, {"type": "null"}], **kept}
+    for taken in (asked, schemas["$defs"]["UploadRequest"]):
+        _take_null(taken)
     as_openai = schemas["$defs"]["ImagesRequest"] | {"allOf": [COMPRESSION_NEEDS_A_USE]}
+    as_openai["properties"] |= {
+        name: {"type": "null", "description": "Of OpenAI's, and of no meaning here"} for name in ONLY_THEIRS
+    }
     document["components"]["schemas"] = {**schemas["$defs"], ASKED: asked, "ImagesRequest": as_openai}
     document["components"]["securitySchemes"] = {
         "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "Where the API asks for one"}
@@ -203,6 +204,14 @@ def _answer(text: str, model: type[Contract] | None, example: Any, kind: str) ->
 
 def _headers(headers: Mapping[str, Described]) -> dict[str, Any]:
     return {name: {"description": text, "schema": schema} for name, (text, schema) in headers.items()}
+
+
+def _take_null(schema: dict[str, Any]) -> None:
+    """Has a request's schema take null where a field may be left out. Changes it in place."""
+    for name, spec in schema["properties"].items():
+        if name not in schema.get("required", []) and "anyOf" not in spec:
+            kept = {key: spec.pop(key) for key in ("description", "default", "title") if key in spec}
+            schema["properties"][name] = {"anyOf": [spec, {"type": "null"}], **kept}
 
 
 def _number(schema: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,11 @@ from pydantic import Field, StringConstraints
 
 from .request import Contract, OutputFormat
 
+ONLY_THEIRS = (
+    *("background", "complexity", "frame_count", "frame_duration_ms", "moderation", "partial_images"),
+    *("quality", "safety_identifier", "stream", "style", "svg"),
+)
+"""Fields of theirs that mean nothing here: they are taken as null, which is as good as left out, and refused else."""
 SIZE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})")
 
 

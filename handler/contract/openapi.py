@@ -19,7 +19,7 @@ from . import described, examples
 from .card import ModelCard
 from .described import Described, answers, in_openais_words, link
 from .ids import TASK_ID
-from .openai import ImagesRequest, ImagesResponse, OpenAiModels
+from .openai import ImagesRequest, ImagesResponse, OpenAiModel, OpenAiModels
 from .paging import CURSOR, MAX_PAGE, MAX_TAG, MAX_WAIT
 from .request import GenerationRequest
 from .responses import (
@@ -48,14 +48,17 @@ TASK_LINKS = {
 }
 SUBMITTED: dict[str, Described] = {"Location": ("The task", {"type": "string", "format": "uri-reference"})}
 FRESHNESS: dict[str, Described] = {
-    "ETag": ("For If-None-Match; another one with every move of the task", {"type": "string"}),
+    "ETag": ("For If-None-Match; another one with every move of the task, or of what is before it", {"type": "string"}),
     "Cache-Control": ("Keep it, and ask whether it is still so", {"type": "string"}),
-    "Retry-After": ("Seconds, from the ETA; absent once the task has ended", {"type": "integer", "minimum": 1}),
+    "Retry-After": (
+        "Seconds, from the ETA, or until it is begun; absent once the task has ended",
+        {"type": "integer", "minimum": 1},
+    ),
 }
 DOOR = {
     "_415": "The body says that it is something else than JSON",
     "_422": "Invalid; every fault is listed",
-    "_429": "The day's budget is used up",
+    "_429": "The day's budget is used up, or as many tasks wait and run as may at a time (TENANT_TASKS)",
     "_503": "The model is not available, or S3 or SQS failed",
 }
 
@@ -180,7 +183,8 @@ def cancel(
         Query(pattern="^[01]$", description="1: also a message to SQS that no worker has read yet"),
     ] = None,
     purge: Annotated[
-        str | None, Query(pattern="^[01]$", description="1: of a task that has ended, deletes images and prompt")
+        str | None,
+        Query(pattern="^[01]$", description="1, without unseen: of a task that has ended, deletes all but status"),
     ] = None,
 ) -> TaskResponse: ...
 
@@ -267,6 +271,18 @@ def images(
     responses=in_openais_words(answers(200, "The one that there is", OpenAiModels, examples.OPENAI_MODELS)),
 )
 def openai_models() -> OpenAiModels: ...
+
+
+@app.get(
+    "/v1/models/<model_id>",
+    operation_id="openai_model",
+    summary="The same of one model",
+    tags=["OpenAI"],
+    responses=in_openais_words(
+        answers(200, "The model", OpenAiModel, examples.OPENAI_MODELS["data"][0], _404="It is another one")
+    ),
+)
+def openai_model(model_id: Annotated[str, Path(description="As `GET /v1/models` names it")]) -> OpenAiModel: ...
 
 
 @app.get(

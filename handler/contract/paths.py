@@ -12,6 +12,8 @@ PATHS: dict[str, tuple[str, ...]] = {
     "/health": ("GET",),
     "/v1/images/generations": ("POST",),
     "/v1/models": ("GET",),
+    "/v1/models/{model_id}": ("GET",),
+    "/v1/models/{owner}/{name}": ("GET",),
     "/openapi.json": ("GET",),
     "/docs": ("GET",),
     "/": ("GET",),

@@ -189,8 +189,7 @@ def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
         data = json_object(body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body)
     except InvalidRequest as fault:
         return Parsed(None, fault.details, None)
-    optional = {name for name, one in GenerationRequest.model_fields.items() if not one.is_required()}
-    data = {name: value for name, value in data.items() if value is not None or name not in optional}
+    data = without_null(GenerationRequest, data)
     request, faults = None, []
     try:
         request = GenerationRequest.model_validate(data)
@@ -201,6 +200,12 @@ def parse(body: str | bytes, card: CardChecks | None = None) -> Parsed:
     faults += faults_between(data, _fields(faults))
     bad_id = any(fault.field == "task_id" for fault in faults)
     return Parsed(request, tuple(faults), None if bad_id else data.get("task_id"))
+
+
+def without_null(contract: type[Contract], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data without the nulls of fields that may be left out."""
+    optional = {name for name, one in contract.model_fields.items() if not one.is_required()}
+    return {name: value for name, value in data.items() if value is not None or name not in optional}
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
@@ -217,9 +222,9 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
 
 def validated(contract: type[C], data: dict[str, Any]) -> C:
-    """``data`` as that contract. Raises InvalidRequest with every fault."""
+    """``data`` as that contract; ``null`` is as good as left out. Raises InvalidRequest with every fault."""
     try:
-        return contract.model_validate(data)
+        return contract.model_validate(without_null(contract, data))
     except ValidationError as failed:
         raise InvalidRequest(_faults(failed)) from failed
 

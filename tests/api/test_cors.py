@@ -48,3 +48,33 @@ def test_a_preflight(settings: Settings, store: TaskStore) -> None:
     assert found["Access-Control-Allow-Methods"] == "GET, HEAD, DELETE, OPTIONS"
     assert "Idempotency-Key" in found["Access-Control-Allow-Headers"]
     assert "Access-Control-Allow-Credentials" not in found
+
+
+@pytest.mark.parametrize("origins", [STUDIO, "*"])
+def test_a_page_may_send_what_it_asks_to_send(settings: Settings, store: TaskStore, origins: str) -> None:
+    """As OpenAI's client for browsers, which sends headers of its own."""
+    asked = "authorization,content-type,x-stainless-arch, x-stainless-lang"
+    sent = {"Origin": STUDIO, "Access-Control-Request-Headers": asked}
+    found = headers(settings, store, origins, "OPTIONS", **sent)["Access-Control-Allow-Headers"]
+    assert found == (
+        "Authorization, Content-Type, Idempotency-Key, If-None-Match, X-API-Key, x-stainless-arch, x-stainless-lang"
+    )
+
+
+@pytest.mark.parametrize("asked", ["a b", "x\r\nSet-Cookie: a=b", "*", "é", "x" * 65, ",,", "", "x:y"])
+def test_what_is_no_name_is_not_repeated(settings: Settings, store: TaskStore, asked: str) -> None:
+    sent = {"Origin": STUDIO, "Access-Control-Request-Headers": asked}
+    found = headers(settings, store, STUDIO, "OPTIONS", **sent)["Access-Control-Allow-Headers"]
+    assert found == "Authorization, Content-Type, Idempotency-Key, If-None-Match, X-API-Key"
+
+
+def test_it_is_no_endless_list(settings: Settings, store: TaskStore) -> None:
+    sent = {"Origin": STUDIO, "Access-Control-Request-Headers": ",".join(f"x-{n}" for n in range(1000))}
+    found = headers(settings, store, STUDIO, "OPTIONS", **sent)["Access-Control-Allow-Headers"]
+    assert len(found.split(", ")) == 45
+    sent["Origin"] = "https://evil.example"
+    assert "Access-Control-Allow-Headers" not in headers(settings, store, STUDIO, "OPTIONS", **sent)
+
+
+def test_a_page_sees_that_it_is_not_to_repeat_a_call(settings: Settings, store: TaskStore) -> None:
+    assert "X-Should-Retry" in headers(settings, store, STUDIO, Origin=STUDIO)["Access-Control-Expose-Headers"]

@@ -77,10 +77,31 @@ def test_a_late_duplicate_draws_nothing(
     assert store.objects_of("fox-1") == {}
 
 
-def test_it_is_neither_repeated_nor_asked_for_again(submit: Submit, drawn: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "headers", "field"),
+    [
+        ("/generate/fox-1/retry", {}, None),
+        ("/generate", {}, "task_id"),
+        ("/generate", {"Idempotency-Key": "fox-1"}, "Idempotency-Key"),
+    ],
+)
+def test_it_is_neither_repeated_nor_asked_for_again(
+    submit: Submit, drawn: str, path: str, headers: dict[str, str], field: str | None
+) -> None:
     delete(submit, purge="1")
-    assert answer_of(submit.handle(http_event("POST", "/generate/fox-1/retry"), None))[0] == 409
-    assert answer_of(submit.handle(http_event("POST", "/generate", body=drawn), None))[0] == 409
+    body = drawn if field else None
+    code, answer = answer_of(submit.handle(http_event("POST", path, body=body, headers=headers), None))
+    assert code == 409
+    assert "task fox-1 was purged" in answer["error"]["message"]
+    assert [one["field"] for one in answer["error"]["details"]] == ([field] if field else [])
+
+
+@pytest.mark.parametrize("task_id", ["fox-1", "nobody"])
+def test_what_nobody_has_seen_is_not_purged(submit: Submit, store: TaskStore, drawn: str, task_id: str) -> None:
+    code, answer = delete(submit, task_id, purge="1", unseen="1")
+    assert (code, [one["field"] for one in answer["error"]["details"]]) == (422, ["unseen"])
+    assert "purge" in answer["error"]["message"]
+    assert store.objects_of("fox-1") != {}
 
 
 def test_one_that_has_not_ended_is_cancelled_first(submit: Submit) -> None:

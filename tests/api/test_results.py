@@ -151,6 +151,19 @@ def test_an_image_too_large_for_an_answer_is_left_to_its_url(
     assert result["images"][0]["url"]
 
 
+@pytest.mark.parametrize("by_setting", [True, False])
+def test_an_image_that_is_gone_hides_no_task(
+    generate: Generate, settings: Settings, store: TaskStore, by_setting: bool
+) -> None:
+    draw(generate, "mine", num_images=2)
+    store.delete_image(record_of(store, "mine").images[0].key)
+    reader = Status(replace(settings, inline_images=by_setting), store)
+    code, result = get(reader, "/results/mine", **({} if by_setting else {"inline": "base64"}))
+    assert (code, result["status"], result["image_base64"]) == (200, "completed", None)
+    assert [bool(image["base64"]) for image in result["images"]] == [False, True]
+    ResultResponse.model_validate_json(json.dumps(result))
+
+
 def test_all_tasks_newest_first(generate: Generate, status: Status, clock: Clock) -> None:
     for number in range(3):
         clock.forward(1)

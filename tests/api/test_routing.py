@@ -90,8 +90,21 @@ def test_head_is_a_get_without_a_body(submit: Submit, status: Status, version: s
     submit.submit('{"prompt": "fox", "task_id": "mine"}')
     got = status.handle(http_event("GET", "/results/mine", version=version), None)
     told = status.handle(http_event("HEAD", "/results/mine", version=version), None)
-    assert told == {**got, "body": ""}
+    assert (told["statusCode"], told["body"]) == (200, "")
+    assert headers_of(told) == {**headers_of(got), "Content-Length": str(len(got["body"].encode()))}
     assert status.handle(http_event("HEAD", "/results/nobody"), None)["statusCode"] == 404
+    seen = {"If-None-Match": headers_of(got)["ETag"]}
+    same = status.handle(http_event("HEAD", "/results/mine", version=version, headers=seen), None)
+    assert (same["statusCode"], "Content-Length" in headers_of(same)) == (304, False)
+
+
+@pytest.mark.parametrize("path", ["/health", "/", "/page/icon.svg", "/results/Füchse", "/docs"])
+def test_the_length_of_a_head_is_that_of_a_get(status: Status, path: str) -> None:
+    """In bytes, of errors too; 0 would say that there is nothing."""
+    got, told = (status.handle(http_event(method, path), None) for method in ("GET", "HEAD"))
+    assert got["statusCode"] == told["statusCode"]
+    assert int(headers_of(told)["Content-Length"]) == len(got["body"].encode()) > 0
+    assert "Content-Length" not in headers_of(got), "API Gateway's to tell"
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,8 @@ def test_an_idempotency_key_names_the_task(submit: Submit) -> None:
     first = post(submit, '{"prompt": "fox"}', Idempotency_Key="key-1")
     assert first[1]["task_id"] == "key-1"
     assert post(submit, '{"prompt": "fox"}', Idempotency_Key="key-1") == first
+    status, answer = post(submit, '{"prompt": "owl"}', Idempotency_Key="key-1")
+    assert (status, answer["error"]["details"][0]["field"]) == (409, "Idempotency-Key")
 
 
 def test_header_names_have_no_case(submit: Submit) -> None:
@@ -144,6 +146,7 @@ def test_the_same_id_for_something_else_is_a_conflict(submit: Submit, store: Tas
     post(submit, '{"prompt": "fox", "task_id": "mine"}')
     status, answer = post(submit, '{"prompt": "owl", "task_id": "mine"}')
     assert (status, answer["error"]["code"]) == (409, "CONFLICT")
+    assert answer["error"]["details"] == [{"field": "task_id", "message": "names another request"}]
     request = record_of(store, "mine").request
     assert request is not None
     assert request.prompt == "fox"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from handler.api.results import Status
+    from handler.api.submission import Submit
     from handler.aws.store import TaskStore
     from handler.settings import Settings
 
 DESCRIBED = document("https://api.example.com/v1", CARD.model_dump(mode="json"))
-NOT_DESCRIBED = {"/", "/page/{file}"}
-"""Paths for people, not for programs."""
+NOT_DESCRIBED = {"/", "/page/{file}", "/v1/models/{owner}/{name}"}
+"""Paths for people, not for programs; and a parameter with a slash in it, of which OpenAPI cannot tell."""
 
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -41,6 +43,39 @@ def test_it_is_valid(described: dict[str, Any]) -> None:
 def test_it_names_every_route() -> None:
     routes = {f"{method} {path}" for path, methods in PATHS.items() if path not in NOT_DESCRIBED for method in methods}
     assert {name for name, _ in operations()} == routes
+
+
+TAKE_PARAMETERS = ("POST /generate", "POST /generate/{task_id}/retry", "GET /results", "GET /results/{task_id}")
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("name", [*TAKE_PARAMETERS, "HEAD /results/{task_id}", "DELETE /results/{task_id}"])
+def test_a_query_has_the_parameters_that_are_described_and_no_other(
+    submit: Submit, status: Status, store: TaskStore, name: str, version: str
+) -> None:
+    """One that is misspelt would pass in silence: ``?dryrun=1`` was drawn, and billed."""
+    submit.submit('{"prompt": "fox", "task_id": "mine"}')
+    submit.cancel("mine")
+    method, _, path = name.partition(" ")
+    door = status if method in {"GET", "HEAD"} else submit
+
+    def ask(**query: str) -> dict[str, Any]:
+        body = '{"prompt": "fox"}' if path == "/generate" else None
+        event = http_event(method, path.format(task_id="mine"), body=body, query=query, version=version)
+        if version == "2.0":
+            event["rawQueryString"] = urlencode(query)
+        return door.handle(event, None)
+
+    answer = ask(dryrun="1", Tag="fox")
+    assert answer["statusCode"] == 422
+    assert store.read("fresh-id") is None, "nothing was made"
+    parameters = dict(operations())[name.replace("HEAD", "GET")]["parameters"]
+    described = [one["name"] for one in parameters if one["in"] == "query"]
+    if method != "HEAD":
+        told = {one["field"]: one["message"] for one in json.loads(answer["body"])["error"]["details"]}
+        assert list(told) == ["Tag", "dryrun"]
+        assert told["dryrun"] == f"is no parameter of this call, which takes {', '.join(described)}"
+    assert ask(**{"X-Amz-Signature": "00"})["statusCode"] < 300, "how a call may be signed"
 
 
 def test_every_operation_is_whole() -> None:
@@ -64,6 +99,10 @@ def test_what_the_door_can_answer() -> None:
     said = {name: set(operation["responses"]) for name, operation in operations()}
     door = {"200", "202", "403", "409", "413", "415", "422", "429", "500", "503"}
     assert said["POST /generate"] == door
+    for name in ("POST /generate", "POST /generate/{task_id}/retry", "POST /v1/images/generations"):
+        told = dict(operations())[name]["responses"]["429"]["description"]
+        assert "budget" in told, name
+        assert "TENANT_TASKS" in told, name
     assert said["POST /generate/{task_id}/retry"] == door | {"404"}
     assert said["POST /uploads"] == {"201", "403", "413", "415", "422", "500", "503"}
     assert said["GET /results/{task_id}"] == {"200", "304", "403", "404", "422", "500", "503"}
@@ -120,3 +159,12 @@ def test_the_models_own_limits_are_in_it(status: Status, settings: Settings, sto
         described["components"]["schemas"]["GenerationRequest"]
         == document()["components"]["schemas"]["GenerationRequest"]
     )
+
+
+def test_null_is_taken_where_a_field_may_be_left_out() -> None:
+    for contract in ("ModelRequest", "UploadRequest", "ImagesRequest"):
+        schema = DESCRIBED["components"]["schemas"][contract]
+        for name in set(schema["properties"]) - set(schema.get("required", [])):
+            spec = schema["properties"][name]
+            kinds = [spec, *spec.get("anyOf", [])]
+            assert any(one.get("type") == "null" or None in one.get("enum", []) for one in kinds), (contract, name)
