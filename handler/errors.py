@@ -10,7 +10,7 @@
     ├── Unidentified              INVALID_REQUEST    no         403   with tenants on, a request that names none
     ├── NotFound                  NOT_FOUND          no         404
     ├── Conflict                  CONFLICT           no         409
-    ├── QuotaExceeded             QUOTA_EXCEEDED     no         429   the day's budget is used up
+    ├── QuotaExceeded             QUOTA_EXCEEDED     no         429   the day's budget, or the tasks at a time
     ├── ModelUnavailable          MODEL_UNAVAILABLE  yes        503
     ├── OutOfMemory               OUT_OF_MEMORY      no         500
     ├── UnsafeContent             UNSAFE_CONTENT     no         422

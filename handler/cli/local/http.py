@@ -45,6 +45,8 @@ class HttpApi:
             status=answer["statusCode"],
             headers=headers,
         )
+        if request.method == "HEAD" and "Content-Length" in headers:  # what GET would have, not the empty body's own
+            response.headers["Content-Length"] = headers["Content-Length"]
         return response(environ, start_response)
 
 
