@@ -36,6 +36,9 @@ SLOW_FORWARD = 0.5
 """Seconds. Of a large network no batch size is tried after one whose forward took longer: loading would take minutes.
 Where one task's forward does, nothing is won by merging, and none is proven. A small one that takes so long is on a
 machine that is busy just now, which says nothing."""
+BUSY = 0.75
+"""The least share of its threads' time that a forward has of the processors on a machine that is not busy: 0.86 to 1.05
+were measured there, and 0.4 to 0.6 beside three other processes on two cores."""
 MOST_IMAGES_WARM = 4
 """Tasks of several images have as many rows as several tasks, so these sizes come even where tasks are drawn alone."""
 STEPS = 3
@@ -79,7 +82,7 @@ def warm_up(engine: PipelineEngine, settings: Settings) -> None:
         _if_it_can("the first forwards of some sizes compile anew", lambda: _meet_sizes(engine))
     if proof.capacity and proof.alone != NEVER_MET:
         engine.kept = name, proof
-        if known is None:
+        if known is None and not _if_it_can("it is kept all the same", lambda: _busy(engine)):
             kept.keep(name, proof, settings)
     if settings.previews:
         run = partial(engine.run, observer=NoObserver())
@@ -135,6 +138,25 @@ def _meet_sizes(engine: PipelineEngine) -> None:
         for size in SIZES:
             if size <= max(engine.capacity, MOST_IMAGES_WARM):
                 engine.compute.run(partial(engine.batcher.time_forward, recorded, size))
+
+
+def _busy(engine: PipelineEngine) -> bool:
+    """Whether others have so much of the processors just now that what was measured says little of this machine: then
+    it is not kept, for every later start would quote and batch by it.
+    """
+    recorded = engine.batcher.last_call
+    if engine.batcher.device.type != "cpu" or recorded is None or is_large(engine.batcher.denoiser):
+        return False
+    threads = engine.compute.run(torch.get_num_threads)
+    fastest, share = math.inf, 1.0
+    for _ in range(ROUNDS):
+        spent = time.process_time()
+        took = engine.compute.run(partial(engine.batcher.time_forward, recorded, 1))
+        if took < fastest:
+            fastest, share = took, (time.process_time() - spent) / took / threads
+    if share < BUSY:
+        logger.warning("this machine is busy: what was measured of the model is not kept", share=round(share, 2))
+    return share < BUSY
 
 
 def _chosen(engine: PipelineEngine, settings: Settings, first: Choice) -> Choice:

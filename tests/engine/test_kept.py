@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("i
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(kept, "FOLDER", "proofs")
+    monkeypatch.setattr(warmup, "BUSY", 0.0)  # however busy the machine is that these tests run on
     return Settings(dtype="float32", cache_dir=str(tmp_path), max_batch=4)
 
 
@@ -102,6 +103,20 @@ def test_what_keeps_the_device_busy_alone_is_not_proven_together(
         assert engine.kept is not None
         assert engine.measured is not None
     assert (start(max_batch=2).capacity, met) == (2, [0.0])
+
+
+def test_on_a_busy_machine_nothing_is_kept(
+    start: Callable[..., PipelineEngine],
+    proofs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else all later starts would quote, and batch, by what one bad moment told."""
+    monkeypatch.setattr(warmup, "BUSY", 100.0)
+    for _ in range(2):
+        assert start().capacity == 4
+    assert len(proofs) == 2
+    assert "this machine is busy" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["meeting", "measuring"])
