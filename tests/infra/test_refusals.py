@@ -1,16 +1,20 @@
 """What KMS refuses, by way of S3 and SQS: a fault of ours, never a task that is missing, and no word of it to callers.
 
-No emulator checks a key's policy, so a layer around one says what AWS would: S3's error responses ("AccessDenied", with
-KMS's own words in the message) and SQS's ("KMS.AccessDeniedException").
+No emulator checks a key's policy, so a layer around each of the two says what AWS would: S3's error responses
+("AccessDenied", with KMS's own words in the message) and SQS's ("KMS.AccessDeniedException").
 """
 
 from __future__ import annotations
 
 import io
 import json
+import threading
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from werkzeug.serving import make_server
 
 from handler.api.results import Status
 from handler.api.submission import Submit
@@ -20,6 +24,7 @@ from handler.cli.local.aws import EmbeddedAws, create_resources
 from handler.errors import ServiceFault
 from handler.settings import Settings
 from handler.work.serving import Generate
+from tests.ministack import ministack
 
 from ..support import PlainEngine, answer_of, http_event, sqs_event
 
@@ -57,14 +62,59 @@ class _Kms:
         return [body]
 
 
-@pytest.fixture
-def kms() -> Iterator[tuple[_Kms, Settings]]:
-    aws = EmbeddedAws()
-    server: Any = aws._server
-    server.app = layer = _Kms(server.app)
-    with aws:
-        made = create_resources(aws.endpoint)
-        yield layer, Settings.load({**made.variables, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": aws.endpoint})
+class _Forward:
+    """Passes requests on to a server, as they are."""
+
+    def __init__(self, url: str) -> None:
+        self._host = url.removeprefix("http://")
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        sent = {
+            name.removeprefix("HTTP_").replace("_", "-"): value
+            for name, value in environ.items()
+            if name.startswith("HTTP_") or name == "CONTENT_TYPE"
+        }
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        sent["Content-Length"] = str(len(body))
+        with closing(HTTPConnection(self._host, timeout=30)) as there:
+            there.request(environ["REQUEST_METHOD"], environ["RAW_URI"], body, sent)
+            answer = there.getresponse()
+            content = answer.read()
+        kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP]
+        start_response(f"{answer.status} {answer.reason}", kept)
+        return [content]
+
+
+HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
+
+
+@pytest.fixture(params=["moto", "ministack"])
+def kms(request: pytest.FixtureRequest) -> Iterator[tuple[_Kms, Settings]]:
+    if request.param == "moto":
+        aws = EmbeddedAws()
+        server: Any = aws._server
+        server.app = layer = _Kms(server.app)
+        with aws:
+            yield layer, _settings(aws.endpoint)
+        return
+    python = request.config.getoption("--ministack")
+    assert python, "needs --ministack PYTHON: make infra"
+    with ministack(python, auth=False) as url:  # signatures are made for the layer's own address
+        layer = _Kms(_Forward(url))
+        front = make_server("127.0.0.1", 0, layer, threaded=True)
+        thread = threading.Thread(target=front.serve_forever)
+        thread.start()
+        try:
+            yield layer, _settings(f"http://127.0.0.1:{front.server_port}")
+        finally:
+            front.shutdown()
+            thread.join()
+            front.server_close()
+
+
+def _settings(endpoint: str) -> Settings:
+    made = create_resources(endpoint)
+    return Settings.load({**made.variables, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": endpoint})
 
 
 def test_a_key_that_may_not_be_used_is_never_a_missing_task(kms: tuple[_Kms, Settings]) -> None:
