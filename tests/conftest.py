@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import cache, partial
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
@@ -17,6 +18,7 @@ from handler.api.results import Status
 from handler.api.submission import Submit
 from handler.aws.queue import TaskQueue
 from handler.aws.store import TaskStore
+from handler.care.rounds import Doctor
 from handler.cli.local.aws import CREDENTIALS, EmbeddedAws, create_resources
 from handler.contract.record import Record
 from handler.engine import kept
@@ -124,6 +126,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(TaskStore, "now", lambda _: clock())
     monkeypatch.setattr(TaskStore, "age", lambda _, stored: clock.age(Record.from_json(stored.body)))
     return clock
+
+
+@pytest.fixture
+def later(clock: Clock) -> Clock:
+    """The bucket's own clock is the machine's: so the doctor's has to start there."""
+    clock.time = datetime.now(UTC)
+    return clock
+
+
+@pytest.fixture
+def doctor(settings: Settings, store: TaskStore, queue: TaskQueue, later: Clock) -> Doctor:
+    return Doctor(settings, store, queue, now=later)
 
 
 @pytest.fixture

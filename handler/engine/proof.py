@@ -32,8 +32,7 @@ def unproven(engine: PipelineEngine, pair: Sequence[Callable[[], Call]], alone: 
     """Why tasks must be drawn one at a time; empty if two together were proven to draw what each draws ``alone``.
 
     ``pair``: two tasks, or one where merging would win nothing; ``alone``: the pixels (0 to 1) that the engine drew of
-    each. Raises ModelUnavailable for a
-    pipeline whose pictures the engine changes, or whose steps it does not see.
+    each. Raises ModelUnavailable for a pipeline whose pictures the engine changes, or whose steps it does not see.
     """
     kind, allowed = engine.card.pipeline, ROUNDING[engine.card.dtype]
     if not engine.batcher.calls:

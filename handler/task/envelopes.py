@@ -62,7 +62,7 @@ def file_in(body: str) -> File | None:
     records = outer.get("Records")
     if outer.keys() == {"Records"} and isinstance(records, list) and len(records) == 1 and isinstance(records[0], dict):
         (told,) = records
-        new = told.get("eventSource") == "aws:s3" and str(told.get("eventName")).startswith("ObjectCreated:")
+        new = told.get("eventSource") == "aws:s3" and _is_created(told)
         return _file(told.get("s3"), quoted=True) if new else None
     if _is_event_of_s3(outer):
         return _file(outer["detail"], quoted=False) if outer["detail-type"] == "Object Created" else None
@@ -70,16 +70,27 @@ def file_in(body: str) -> File | None:
 
 
 def is_other_news_of_s3(body: str) -> bool:
-    """Whether S3 tells of something else: that it tries whether it may send, or of tags, of what is deleted."""
+    """Whether S3 tells of something else: that it tries whether it may send, or of tags, of what is deleted.
+
+    Where it tells of a new object in a way that :func:`file_in` cannot read this is none of it, or it would be lost.
+    """
     outer = _object(body)
-    if outer is None or file_in(body) is not None:
+    if outer is None:
         return False
     if outer.keys() == S3_TEST:
         return bool(outer["Event"] == "s3:TestEvent")
     records = outer.get("Records")
     if outer.keys() == {"Records"} and isinstance(records, list) and records:
-        return all(isinstance(one, dict) and one.get("eventSource") == "aws:s3" for one in records)
-    return _is_event_of_s3(outer) or _is_detail_of_s3(outer)
+        return all(
+            isinstance(one, dict) and one.get("eventSource") == "aws:s3" and not _is_created(one) for one in records
+        )
+    if _is_event_of_s3(outer):
+        return bool(outer["detail-type"] != "Object Created")
+    return _is_detail_of_s3(outer) and outer.get("reason") not in CREATED
+
+
+def _is_created(record: dict[str, Any]) -> bool:
+    return str(record.get("eventName")).startswith("ObjectCreated:")
 
 
 def _is_event_of_s3(outer: dict[str, Any]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -76,18 +75,6 @@ def heard(endpoint: str) -> Heard:
 @pytest.fixture
 def settings(settings: Settings, heard: Heard) -> Settings:
     return replace(settings, event_bus=heard.name, max_tries=2)
-
-
-@pytest.fixture
-def later(clock: Clock) -> Clock:
-    """The bucket's own clock is the machine's: so the doctor's has to start there."""
-    clock.time = datetime.now(UTC)
-    return clock
-
-
-@pytest.fixture
-def doctor(settings: Settings, store: TaskStore, queue: TaskQueue, later: Clock) -> Doctor:
-    return Doctor(settings, store, queue, now=later)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import typer
 from typer.testing import CliRunner
 
 from handler.care.redrive import Redrive
-from handler.care.rounds import Doctor
 from handler.cli.main import app
 from handler.cli.operations import parse_time
 from handler.contract.record import Record
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from handler.api.submission import Submit
     from handler.aws.queue import TaskQueue
     from handler.aws.store import TaskStore
-    from handler.settings import Settings
+    from handler.care.rounds import Doctor
     from handler.work.serving import Generate
 
 FOX = '{"prompt": "fox", "task_id": "mine"}'
@@ -43,18 +42,6 @@ def exhausted(store: TaskStore, clock: Clock, task_id: str = "mine") -> Record:
 @pytest.fixture
 def redrive(store: TaskStore, queue: TaskQueue, clock: Clock) -> Redrive:
     return Redrive(store, queue, now=clock)
-
-
-@pytest.fixture
-def later(clock: Clock) -> Clock:
-    """The bucket's own clock is the machine's: so the doctor's has to start there."""
-    clock.time = datetime.now(UTC)
-    return clock
-
-
-@pytest.fixture
-def doctor(settings: Settings, store: TaskStore, queue: TaskQueue, later: Clock) -> Doctor:
-    return Doctor(settings, store, queue, now=later)
 
 
 def test_a_failed_task_gets_another_chance(

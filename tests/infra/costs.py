@@ -104,7 +104,7 @@ def idle_workers(**parameters: str) -> dict[str, float]:
 
 def idle_events(**parameters: str) -> dict[str, float]:
     """The same of a bus, which tells of nothing while there is nothing to draw; its secret is part of a call's price
-    (EventBridge's guide, "Connections for API targets").
+    (EventBridge's guide, on connections).
     """
     return _of(("events.yaml",), parameters)
 

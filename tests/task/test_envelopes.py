@@ -219,6 +219,21 @@ def test_other_news_of_a_file_draws_nothing(
     assert store.newest(10, None)[0] == []
 
 
+def test_news_of_a_file_that_cannot_be_read_is_kept(generate: Generate, settings: Settings, store: TaskStore) -> None:
+    """In a failed record, as all else that holds no request: S3 tells of one object at a time, and by its documents."""
+    two = json.loads(notified(settings.bucket, "requests/a.json"))
+    two["Records"] *= 2
+    nameless = json.loads(notified(settings.bucket, "requests/a.json"))
+    del nameless["Records"][0]["s3"]["object"]["key"]
+    event_of_none = json.loads(by_eventbridge(settings.bucket, "requests/a.json"))
+    del event_of_none["detail"]["object"]
+    for number, body in enumerate((two, nameless, event_of_none)):
+        generate.handle(sqs_event(json.dumps(body), ids=[f"m-{number}"]), None)
+    found = [Record.from_json(one.body) for one in store.newest(10, None)[0]]
+    assert [record.status for record in found] == ["failed"] * 3
+    assert all(record.body for record in found)
+
+
 def test_a_file_that_is_gone_is_told_of(generate: Generate, settings: Settings, store: TaskStore) -> None:
     generate.handle(sqs_event(notified(settings.bucket, "requests/gone.json"), ids=["m-1"]), None)
     (failed,) = [Record.from_json(one.body) for one in store.newest(10, None)[0]]
