@@ -252,7 +252,6 @@ def test_nothing_is_compiled_while_tasks_are_served(
     network: Any = engine.batcher.denoiser
     own = network.compile_repeated_blocks
     monkeypatch.setattr(network, "compile_repeated_blocks", lambda: own(backend="eager"))
-    monkeypatch.setattr("handler.engine.warmup.BUSY", 0.0)  # it is kept, however busy the machine is
     settings = replace(SETTINGS, compile="1", max_batch=0, cache_dir=str(tmp_path))
     warm_up(engine, settings)
     if kept:

@@ -29,7 +29,6 @@ pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("i
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(kept, "FOLDER", "proofs")
-    monkeypatch.setattr(warmup, "BUSY", 0.0)  # however busy the machine is that these tests run on
     return Settings(dtype="float32", cache_dir=str(tmp_path), max_batch=4)
 
 
